@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from kachery_cloud.cars import export_car, import_car
     from kachery_cloud.comparing import diff
     from kachery_cloud.encryption.stanzas import Passphrase
+    from kachery_cloud.figures.links import figure_link
+    from kachery_cloud.figures.storing import store_figure
     from kachery_cloud.grouping import (
         Group,
         GroupMember,
@@ -126,6 +128,7 @@ __all__ = [
     "diff",
     "du",
     "export_car",
+    "figure_link",
     "format_uri",
     "gc",
     "get",
@@ -172,6 +175,7 @@ __all__ = [
     "status",
     "store_bytes",
     "store_dir",
+    "store_figure",
     "store_file",
     "store_json",
     "store_npy",
@@ -213,6 +217,8 @@ _HOMES = (
     "opening.npy",
     "ownership.verifying",
     "ownership.answering",
+    "figures.storing",
+    "figures.links",
 )
 #: Names that are there, and that `from kachery_cloud import *` does not bring: they are those of Python's own.
 _NOT_FOR_STAR = ("list", "open")

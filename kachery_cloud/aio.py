@@ -41,6 +41,8 @@ from kachery_cloud import (
     visibility,
 )
 from kachery_cloud.cancelling import Cancellation
+from kachery_cloud.figures import links as figure_links
+from kachery_cloud.figures import storing as figure_storing
 from kachery_cloud.ownership import answering
 
 P = ParamSpec("P")
@@ -61,6 +63,7 @@ __all__ = [
     "delete_project",
     "diff",
     "export_car",
+    "figure_link",
     "get",
     "group_members",
     "import_car",
@@ -92,6 +95,7 @@ __all__ = [
     "share",
     "store_bytes",
     "store_dir",
+    "store_figure",
     "store_file",
     "store_json",
     "store_npy",
@@ -159,6 +163,7 @@ create_project = _awaitable(lab_projects.create_project)
 delete_project = _awaitable(lab_projects.delete_project)
 diff = _awaitable(comparing.diff)
 export_car = _awaitable(cars.export_car)
+figure_link = _awaitable(figure_links.figure_link)
 get = _awaitable(sharing.get)
 group_members = _awaitable(grouping.group_members)
 import_car = _awaitable(cars.import_car)
@@ -189,6 +194,7 @@ set_visibility = _awaitable(visibility.set_visibility)
 share = _awaitable(sharing.share)
 store_bytes = _awaitable(store.store_bytes)
 store_dir = _awaitable(store.store_dir)
+store_figure = _awaitable(figure_storing.store_figure)
 store_file = _awaitable(store.store_file)
 store_json = _awaitable(store.store_json)
 store_npy = _awaitable(store.store_npy)

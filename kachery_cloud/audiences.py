@@ -254,8 +254,12 @@ def _no_group(word: str, origin: str, here: Sequence[GroupHere]) -> str:
 
 
 def uri_groups(audience: Audience) -> tuple[str, ...]:
-    """The IDs of groups that stand in the URI of what is for them; none for what is public, or private."""
-    return tuple(sorted(audience.groups - {OWN}))
+    """The groups that stand in the URI of what is for them: their IDs, and `OWN` for one's own machines.
+
+    None for what is public. Whoever has such a URI learns that much. Without it, whoever loads by it would have to ask
+    everybody, and so tell them the CID.
+    """
+    return tuple(sorted(audience.groups))
 
 
 def words_here(config: Config, audience: Audience) -> tuple[str, ...]:
@@ -281,7 +285,7 @@ def whom(config: Config, audience: Audience, groups: Collection[GroupHere] | Non
         return "everybody"
     here = {group.id: group for group in (groups_here(config) if groups is None else groups)}
     named = [
-        f"{here[each].name} ({len(here[each].members):,})" if each in here else each for each in uri_groups(audience)
+        f"{here[each].name} ({len(here[each].members):,})" if each in here else each for each in audience.groups - {OWN}
     ]
     parts = [f"members of {_joined(sorted(named))}"] if named else []
     if OWN in audience.groups:
@@ -384,4 +388,4 @@ def wider_already(config: Config, cid: CID, own: Audience) -> str:
 def named_root(repo: Repo, cid: CID) -> str:
     """Something on this machine, as people know it."""
     label = listed_label(repo, cid)
-    return ContentURI(str(cid), label=label or None).pasteable
+    return ContentURI(str(cid), label=label or None, groups=uri_groups(audience_here(repo, cid))).pasteable

@@ -15,6 +15,7 @@ from kachery_cloud.audiences import (
     other_machines,
     sentence,
     uri_groups,
+    whom,
     words_of,
 )
 from kachery_cloud.errors import InvalidArgument, KacheryError
@@ -195,7 +196,7 @@ def access(uri: str) -> Access:
     return Access(
         now.uri,
         words_of(own, groups),
-        sentence(config, own),
+        _in_words(config, own, now.wider),
         _reasons(config, own, groups),
         wider,
         () if own.everyone else _loads(config, groups, 0.0, [now.cid] if now.listed else [cid for cid, _ in givers]),
@@ -280,12 +281,19 @@ def _counts(repo: Repo) -> dict[str, tuple[int, int]]:
     return found
 
 
+def _in_words(config: Config, own: Audience, wider: str) -> str:
+    """Who can load it: what comes first is what holds, whoever it was stored for."""
+    if not wider:
+        return sentence(config, own)
+    return f"{wider} By itself it is for {whom(config, own)} alone."
+
+
 def _reasons(config: Config, audience: Audience, groups: Sequence[GroupHere]) -> tuple[Reason, ...]:
     if audience.everyone:
         return (Reason("public", None, ()),)
     by_id = {group.id: group for group in groups}
     found: list[Reason] = []
-    for group in uri_groups(audience):
+    for group in sorted(audience.groups - {OWN}):
         (word,) = words_of(group_audience([group]), groups)
         members = by_id[group].members if group in by_id else ()
         found.append(Reason(word, group, tuple(Member(each.peer, each.name, each.role) for each in members)))

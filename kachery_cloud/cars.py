@@ -27,7 +27,7 @@ from kachery_cloud.progress import progress_bar
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import AGE, format_uri
+from kachery_cloud.uri import AGE
 from kachery_p2p.oserrors import explained
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def export_car(
             written = _write(repo, roots, part)
             kept = part.kept
     encrypted = EncryptedRoots(repo).all()
-    named = tuple(format_uri(str(root), encryption=AGE if str(root.to_v1()) in encrypted else None) for root in roots)
+    named = tuple(stored_uri(repo, root, None, AGE if str(root.to_v1()) in encrypted else None) for root in roots)
     return ExportedCar(named, None if target is None else str(target), written.blocks, written.size, kept)
 
 

@@ -9,6 +9,7 @@ all the same.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kachery_cloud.arguments import check_flags
-from kachery_cloud.audiences import audience_here
+from kachery_cloud.audiences import audience_here, uri_groups
 from kachery_cloud.cancelling import Cancellation, result_of
 from kachery_cloud.encryption.plain import PlainCopies
 from kachery_cloud.encryption.records import EncryptedRoots
@@ -232,7 +233,10 @@ def make_room(removed: RemovedItems, to: str | int, *, dry_run: bool) -> Collect
     pinned = {key for key, pins in pins_by_cid(config).items() if _is_pinned(pins)}
 
     def take(root: KeptRoot) -> int:
-        done = _gone(root, root.here, 0, "only loaded") if dry_run else take_away(repo, root, "only loaded", more=True)
+        if dry_run:
+            done = RemovedItem(_uri_of(repo, root), _label(root), root.here, 0, "only loaded")
+        else:
+            done = take_away(repo, root, "only loaded", more=True)
         removed.append(done)
         return done.freed
 
@@ -247,6 +251,7 @@ def make_room(removed: RemovedItems, to: str | int, *, dry_run: bool) -> Collect
 
 def room_hooks(config: Config) -> RoomHooks:
     """What a node needs of here to keep its directory under a limit."""
+    from kachery_p2p.node.public_loads import FOLDER
     from kachery_p2p.node.room import RoomHooks
 
     def pinned() -> set[bytes]:
@@ -264,7 +269,13 @@ def room_hooks(config: Config) -> RoomHooks:
         return take_away(repository(config), root, "only loaded", more=True).freed
 
     def more() -> int:
-        return sum(copy.size for copy in PlainCopies(repository(config)).all())
+        """Plain copies; and what was fetched for readers of the gateway, which has a bound of its own."""
+        total = sum(copy.size for copy in PlainCopies(repository(config)).all())
+        for below, _, names in os.walk(config.directory / FOLDER):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    total += os.lstat(os.path.join(below, name)).st_size
+        return total
 
     return RoomHooks(pinned, drop_plain, remove, more)
 
@@ -302,7 +313,8 @@ def collect(
         for root in roots:
             if over > 0:
                 over -= root.here
-                removed.append(_gone(root, root.here, 0, "if another copy is found"))
+                uri = _uri_of(repo, root)
+                removed.append(RemovedItem(uri, _label(root), root.here, 0, "if another copy is found"))
         return Collected(removed, (), before, before - plain - sum(row.freed for row in removed), most, True)
     while over > 0 and (some := [root for _, root in zip(range(AT_ONCE), roots, strict=False)]):
         over -= _collect(config, repo, some, over, seconds, force, removed, left)
@@ -365,7 +377,7 @@ def _collect(
                         tried.append(root.cid)
                         done = take_away(repo, root, why, more=True)
                     except (LastCopy, RepoBusy) as problem:
-                        left.append(KeptBack(format_uri(str(root.cid)), _label(root), root.here, str(problem)))
+                        left.append(KeptBack(_uri_of(repo, root), _label(root), root.here, str(problem)))
                     else:
                         freed += done.freed
                         removed.append(done)
@@ -427,12 +439,12 @@ def _other_copy(
 
     blocks, proofs = repo.removal.sample(root, ASKED_BLOCKS, GIVEN_BLOCKS)
     found = get_connection(config).copies(
-        CopiesRequest(root.cid, tuple(blocks), tuple(proofs), seconds, tuple(peers), tuple(groups))
+        CopiesRequest(root.cid, tuple(blocks), tuple(proofs), seconds, tuple(peers), tuple(groups), config.members_only)
     )
     if found.seen:
         each = found.seen[0]
         return f"{each.peer} has it: {each.blocks} blocks asked about, {each.given} given"
-    uri = format_uri(str(root.cid))
+    uri = _uri_of(repo, root)
     shared = repo.layers.holder(root.cid)
     beneath = (
         ""
@@ -467,16 +479,18 @@ def _nobody(found: Copies) -> str:
 def take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:
     """Remove a root, and what was decrypted of it; `why` it may go is for whoever asks."""
     files = [root.cid]
+    uri = _uri_of(repo, root)  # as long as it is known for whom it is
     if root.directory and EncryptedRoots(repo).has(root.cid):
         files += repo.inventory.members(root.cid).files
     done = repo.removal.remove(root, more=more)
     EncryptedRoots(repo).forget(root.cid)
     plain = PlainCopies(repo).remove(files)
-    return _gone(root, done.freed + done.packed + plain, done.shared, why)
+    return RemovedItem(uri, _label(root), done.freed + done.packed + plain, done.shared, why)
 
 
-def _gone(root: KeptRoot, freed: int, shared: int, why: str) -> RemovedItem:
-    return RemovedItem(format_uri(str(root.cid)), _label(root), freed, shared, why)
+def _uri_of(repo: Repo, root: KeptRoot) -> str:
+    """By which it is loaded again."""
+    return format_uri(str(root.cid), groups=uri_groups(audience_here(repo, root.cid)))
 
 
 def _label(root: KeptRoot) -> str | None:

@@ -31,10 +31,9 @@ from kachery_p2p.repo.placing import same_bytes
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.dag.unixfs import Attributes
+    from kachery_p2p.repo.packs import PackedFile
     from kachery_p2p.repo.repo import Repo
 
-#: Small files that are read before they are written: some MiB at the most, as each has 32 KiB or less.
-_READ_AT_ONCE = 128
 #: What permissions of others are given to a file: no setuid, and none that lets others write to it.
 _SAFE_MODE = 0o755
 #: What file systems without hard links say when they are asked for one.
@@ -209,21 +208,18 @@ def _fill(repo: Repo, building: Path, tree: Tree, decoding: Decoding | None) -> 
         for where in tree.folders:
             os.mkdir(top + where)
         left = tree.size
-        for start in range(0, len(tree.files), _READ_AT_ONCE):
-            batch = tree.files[start : start + _READ_AT_ONCE]
-            packed = repo.many.packed_files([source for _, source in batch if not isinstance(source, Path)])
-            for where, source in batch:
-                data = None if isinstance(source, Path) else packed.get(source)
-                if data is not None:
-                    _write(data if decoding is None else decoding.data(data, where), top + where)
-                    left -= len(data)
-                    continue
-                path = source if isinstance(source, Path) else _unpacked(repo, source)
-                if decoding is None:
-                    left -= _copy(path, building / where, left)
-                else:
-                    with open(top + where, "xb") as file:
-                        left -= decoding.copy(path, file.fileno(), where)
+        for where, source in tree.files:
+            data = None if isinstance(source, Path) else source.read()
+            if data is not None:
+                _write(data if decoding is None else decoding.data(data, where), top + where)
+                left -= len(data)
+                continue
+            path = source if isinstance(source, Path) else _unpacked(repo, source.cid)
+            if decoding is None:
+                left -= _copy(path, building / where, left)
+            else:
+                with open(top + where, "xb") as file:
+                    left -= decoding.copy(path, file.fileno(), where)
         for where, target in tree.links:
             os.symlink(target, top + where)
         skipped = {where for where, _ in tree.skipped}
@@ -256,7 +252,7 @@ class Tree:
     """What is in a directory, by path relative to it; folders before what is in them."""
 
     folders: list[str] = field(default_factory=list)
-    files: list[tuple[str, Path | CID]] = field(default_factory=list)
+    files: list[tuple[str, Path | PackedFile]] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
     #: Links that may lead out of it. They are not made.
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -286,17 +282,20 @@ def read_tree(repo: Repo, root: CID) -> Tree:
             entries = list_local(repo, folder)
             folders[folder] = [(safe_name(entry.name), entry.cid) for entry in entries]
             new = [cid for cid, _ in walk.add(folder, [(entry.cid, 0) for entry in entries])]
-            packed = repo.many.packed_sizes(new)
+            packed = repo.many.packed(new)
             for cid in new:
-                size = packed.get(cid)
-                thing = things[cid] = _look_at(repo, cid) if size is None else _Thing(cid, size)
-                thing.attributes = _attributes(repo, cid, thing)
+                file = packed.get(cid)
+                if file is not None:  # it says nothing of itself
+                    things[cid] = _Thing(file, file.size)
+                    continue
+                thing = things[cid] = _look_at(repo, cid)
+                thing.attributes = _attributes(repo, cid)
                 if thing.is_folder:
                     walk.enter(cid)
     shape = walk.shape(lambda cid, _: things[cid].size)  # nothing is made of what nobody could hold
 
     tree = Tree(size=shape.size)
-    top = _attributes(repo, root, _Thing())
+    top = _attributes(repo, root)
     if top is not None:
         tree.attributes[""] = top
     paths = [("", root)]
@@ -323,10 +322,10 @@ def read_tree(repo: Repo, root: CID) -> Tree:
 class _Thing:
     """An entry: a file at `source` with its size in bytes, a link to `target`, or else a folder.
 
-    A small file that has no path of its own is its CID.
+    A small file may have no path of its own, and lie in a pack.
     """
 
-    source: Path | CID | None = None
+    source: Path | PackedFile | None = None
     size: int = 0
     target: str | None = None
     attributes: Attributes | None = None
@@ -370,14 +369,14 @@ def _unpacked(repo: Repo, cid: CID) -> Path:
     return path
 
 
-def _attributes(repo: Repo, cid: CID, thing: _Thing) -> Attributes | None:
+def _attributes(repo: Repo, cid: CID) -> Attributes | None:
     """What an entry says of itself beside its content."""
     from kachery_p2p.dag.cid import DAG_PB
     from kachery_p2p.dag.nodes import read_node
     from kachery_p2p.dag.unixfs import Attributes
 
-    if cid.codec != DAG_PB or (thing.source is not None and not isinstance(thing.source, Path)):
-        return None  # what is packed says nothing
+    if cid.codec != DAG_PB:
+        return None
     block = repo.get_node(cid.multihash)
     return None if block is None else Attributes.of(read_node(cid, block)[1])
 

@@ -204,7 +204,16 @@ class Request:
                 "user, so nothing can be loaded into it. Name another one in KACHERY_CLOUD_DIR and load it there."
             )
         return LoadRequest(
-            self.uri.root, self.uri.path, kind, start, end, self.providers, self.timeout, part, self.groups
+            self.uri.root,
+            self.uri.path,
+            kind,
+            start,
+            end,
+            self.providers,
+            self.timeout,
+            part,
+            self.groups,
+            self.config.members_only,
         )
 
     def ask(

@@ -30,6 +30,7 @@ from kachery_p2p.repo.placing import same_bytes
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.dag.unixfs import Attributes
+    from kachery_p2p.repo.packs import PackedFile
     from kachery_p2p.repo.repo import Repo
 
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | CLOEXEC
@@ -51,7 +52,7 @@ class Changes:
 class _Folder:
     """What a folder is to have: files, symbolic links and folders, by their names."""
 
-    files: dict[str, Path | CID] = field(default_factory=dict)
+    files: dict[str, Path | PackedFile] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     folders: dict[str, _Folder] = field(default_factory=dict)
 
@@ -199,7 +200,7 @@ class _Sync:
         if status is not None:
             (self._folders if stat.S_ISDIR(status.st_mode) else self._replaced).append(path)
 
-    def _is_same(self, fd: int, name: str, path: str, source: Path | CID, status: os.stat_result) -> bool:
+    def _is_same(self, fd: int, name: str, path: str, source: Path | PackedFile, status: os.stat_result) -> bool:
         """Whether a file has the bytes that it is to have."""
         if isinstance(source, Path) and self._decoding is not None:
             with open(os.open(name, _FILE, dir_fd=fd), "rb") as there:
@@ -216,10 +217,10 @@ class _Sync:
         finally:
             os.close(file)
 
-    def _data(self, cid: CID, path: str) -> bytes:
-        data = self._repo.packed_file(cid)
+    def _data(self, source: PackedFile, path: str) -> bytes:
+        data = source.read()
         if data is None:
-            raise BlockNotLocal(str(cid))
+            raise BlockNotLocal(str(source.cid))
         return data if self._decoding is None else self._decoding.data(data, path)
 
     def check(self) -> None:
@@ -266,7 +267,7 @@ class _Sync:
                 os.symlink(target, "new", dir_fd=self._part)
                 self._rename(fd, path + name, name, new)
 
-    def _place(self, fd: int, path: str, name: str, source: Path | CID, new: bool) -> None:
+    def _place(self, fd: int, path: str, name: str, source: Path | PackedFile, new: bool) -> None:
         try:
             old = None if new else os.stat(name, dir_fd=fd, follow_symlinks=False)
         except FileNotFoundError:

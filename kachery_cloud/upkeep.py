@@ -192,7 +192,7 @@ def search_whereis(
     parsed = parse_uri(uri)
     seconds = WHEREIS_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     peers = (*parsed.providers, *check_peer_addresses(providers, "providers"))
-    return _search(config, parsed, WhereisRequest(parsed.root, seconds, peers, parsed.groups))
+    return _search(config, parsed, WhereisRequest(parsed.root, seconds, peers, parsed.groups, config.members_only))
 
 
 def _search(config: Config, uri: ContentURI, request: WhereisRequest) -> Generator[Whereabouts, None, None]:

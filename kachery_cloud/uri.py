@@ -4,7 +4,8 @@
                 [ "#key=" age-key ]
     parameter = "label=" text          a note for people, once; it plays no part in finding the data
               / "provider=" multiaddr  where to ask, as verified-fetch writes it; with or without `/p2p/<peer ID>`
-              / "group=" id            for the members of this group; once for each of several. Only members are asked
+              / "group=" id            for the members of this group; once for each of several. Only members are asked.
+                                       "own" is for the machines of whoever made the URI, which ask each other alone
               / "encryption=age"       it is encrypted, and is to be decrypted; without it, the cipher text is meant
               / text                   first, without a "=": a label, as older releases of kachery-cloud wrote it
 
@@ -30,51 +31,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
 
 from kachery_cloud import uri_notes
-from kachery_cloud.errors import InvalidAddress, InvalidArgument, InvalidURI
-from kachery_p2p.access.audience import GROUP_ID
+from kachery_cloud.errors import InvalidArgument, InvalidURI
+from kachery_cloud.peer_addresses import check_peer_address, check_peer_addresses
+from kachery_cloud.uri_said import AGE, MAX_GROUPS, SHOWN, Said, check_group, decode, encode, read_notes, read_query
 from kachery_p2p.errors import InvalidCID, InvalidName, UnsupportedCID
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
 
+__all__ = [
+    "AGE",
+    "EXPECTED",
+    "MAX_GROUPS",
+    "ContentURI",
+    "NameURI",
+    "begins_with_cid",
+    "check_label",
+    "check_peer_address",
+    "check_peer_addresses",
+    "format_uri",
+    "join",
+    "parse_name_uri",
+    "parse_uri",
+    "with_groups",
+    "without_key",
+]
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _NAME_URI = re.compile(r"ipns://|/ipns/", re.IGNORECASE)
 _GATEWAY = re.compile(r"https?://[^/?#]+/ipfs/([A-Za-z0-9]{46,})(/[^?#]*)?", re.IGNORECASE)
 _SUBDOMAIN = re.compile(r"https?://([A-Za-z0-9]{46,})\.ipfs\.[^/?#]+(/[^?#]*)?", re.IGNORECASE)
-#: How content may be encrypted.
-AGE = "age"
 _KEY_MARK = "#key="
 _LINK_KEY = re.compile(r"key=AGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{58}")
 _RAW_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
 #: For errors: what is a URI.
 EXPECTED = "Expected ipfs://<cid>, ipfs://<cid>/<path>, /ipfs/<cid> or a CID alone"
 #: Longer than any file system lets a path be; a URI beyond it is a mistake (a text where a URI is meant).
 _MAX_LENGTH = 16_384
 #: The rest is for a path and providers.
 _MAX_LABEL = _MAX_LENGTH // 2
-#: So much of a URI is quoted in an error.
-_SHOWN = 300
-#: The parameters of a query.
-_PARAMETERS = ("label", "provider", "group", "encryption")
-#: Groups of one URI: nobody shares one thing with more, and each is asked for.
-MAX_GROUPS = 16
-
-
-#: The protocols of multiaddrs (github.com/multiformats/multiaddr): those that have a value, and those that have none.
-_WITH_VALUE = frozenset((
-    "ip4", "ip6", "ip6zone", "ipcidr", "dns", "dns4", "dns6", "dnsaddr", "tcp", "udp", "dccp", "sctp", "sni",
-    "certhash", "http-path", "onion", "onion3", "garlic32", "garlic64", "p2p", "ipfs", "unix", "memory",
-))  # fmt: skip
-_WITHOUT_VALUE = frozenset((
-    "udt", "utp", "tls", "noise", "plaintextv2", "shs", "quic", "quic-v1", "webtransport", "ws", "wss", "http", "https",
-    "webrtc", "webrtc-direct", "p2p-circuit", "p2p-webrtc-direct", "p2p-webrtc-star", "p2p-websocket-star",
-    "p2p-stardust",
-))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,10 +177,10 @@ def parse_uri(uri: str) -> ContentURI:
     notes, at, head = head.rpartition("@")
     if at and not _SCHEME.match(text):
         raise InvalidURI(f"{quoted} has something before its CID, so it must begin with ipfs://.")
-    before = _notes(notes, quoted) if at else _Said()
+    before = read_notes(notes, quoted) if at else Said()
     cid = _content_cid(head, text, quoted)
     path = tuple(_segment(name, quoted) for name in names if name)
-    said = _query(query, rest, quoted, before)
+    said = read_query(query, rest, quoted, before)
     encryption = said.encryption or (AGE if key else None)
     found = ContentURI(str(cid), path, said.label, tuple(said.providers), tuple(said.groups), encryption, key)
     found.__dict__["root"] = cid  # it is parsed already
@@ -219,7 +217,7 @@ def parse_name_uri(uri: str) -> NameURI | None:
     head, *names = rest.split("/")
     if not head or "%" in head or "@" in head or ":" in head:
         raise InvalidURI(f"{quoted} names no IPNS name. Expected ipns://k51..., perhaps with a path behind it.")
-    said = _query(query, rest, quoted, _Said())
+    said = read_query(query, rest, quoted, Said())
     path = tuple(_segment(name, quoted) for name in names if name)
     encryption = said.encryption or (AGE if key else None)
     return NameURI(head, path, said.label, tuple(said.providers), tuple(said.groups), encryption, key)
@@ -240,7 +238,7 @@ def _checked_text(uri: object) -> tuple[str, str, str | None]:
     if len(text) > _MAX_LENGTH:
         raise InvalidURI(f"That is {len(text):,} characters long, too long for a URI. {EXPECTED}.")
     text, mark, key = text.partition("#")
-    quoted = shown(text, _SHOWN)
+    quoted = shown(text, SHOWN)
     if mark:
         _check_key(key, quoted)
     if _RAW_CONTROL.search(text):
@@ -257,6 +255,21 @@ def _check_key(fragment: str, quoted: str) -> None:
         )
     if not _LINK_KEY.fullmatch(fragment):
         raise InvalidURI(f"{quoted} is followed by '#key=' and no age key: that is AGE-SECRET-KEY-1 and 58 characters.")
+
+
+def with_groups(uri: str, groups: Sequence[str]) -> str:
+    """A URI, of content or of a name, that says that it is for these groups as well.
+
+    Args:
+        uri: in any form. It is not looked at otherwise: whoever takes it says what is wrong with it.
+        groups: their IDs.
+
+    Raises:
+        InvalidURI: one of them is not the ID of a group.
+    """
+    more = "&".join("group=" + check_group(group, "a group") for group in groups)
+    text, mark, key = uri.strip().partition("#")
+    return f"{text}{'&' if '?' in text else '?'}{more}{mark}{key}" if more else uri
 
 
 def begins_with_cid(text: str) -> bool:
@@ -319,11 +332,11 @@ def format_uri(
     check_label(label)
     if encryption is not None and not (isinstance(encryption, str) and encryption == AGE):
         raise InvalidArgument(f"encryption is {shown(encryption)}; it must be 'age', or None.")
-    text = "/".join(["ipfs://" + cid, *(_encode(_check_name(name, cid)) for name in path)])
-    pairs = [] if label is None else ["label=" + _encode(label)]
-    pairs += ["provider=" + _encode(address) for address in providers]
-    pairs += ["group=" + _check_group(group, "a group") for group in groups]
-    pairs += [] if encryption is None else ["encryption=" + _encode(encryption)]
+    text = "/".join(["ipfs://" + cid, *(encode(_check_name(name, cid)) for name in path)])
+    pairs = [] if label is None else ["label=" + encode(label)]
+    pairs += ["provider=" + encode(address) for address in providers]
+    pairs += ["group=" + check_group(group, "a group") for group in groups]
+    pairs += [] if encryption is None else ["encryption=" + encode(encryption)]
     return text + ("?" + "&".join(pairs) if pairs else "")
 
 
@@ -338,80 +351,11 @@ def check_label(label: object) -> None:
         return
     if not isinstance(label, str):
         raise InvalidArgument(f"label is {shown(label)}; it must be text, or None.")
-    if len(_encode(label)) > _MAX_LABEL:
+    if len(encode(label)) > _MAX_LABEL:
         raise InvalidURI(f"The label is {len(label):,} characters long, too long for a URI.")
 
 
-def check_peer_address(address: str, origin: str) -> str:
-    """The address, if it has the shape of a multiaddr (the node checks the values when it dials).
-
-    Args:
-        address: a bare peer ID is taken for `/p2p/<peer ID>`.
-        origin: where the address came from, for the error.
-
-    Raises:
-        InvalidAddress: it has another shape.
-    """
-    if not isinstance(address, str):
-        raise InvalidAddress(f"The address of a peer is text, not {type(address).__name__} ({origin}).")
-    text = address.strip()
-    if uri_notes.PEER_ID.fullmatch(text):
-        return "/p2p/" + text
-    unknown = None if any(c.isspace() for c in text) else _unknown_part(text)
-    if unknown is None:
-        raise InvalidAddress(
-            f"{shown(address, _SHOWN)} ({origin}) is not the address of a peer. "
-            "An address looks like /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW..."
-        )
-    if unknown:
-        raise InvalidAddress(
-            f"{shown(unknown)} in {shown(address, _SHOWN)} ({origin}) is no part of an address, which looks like "
-            "/ip4/192.168.1.20/tcp/4001/p2p/12D3KooW... The path to a file goes before the '?' of a URI: "
-            "ipfs://CID/PATH?provider=ADDRESS."
-        )
-    return text
-
-
-def check_peer_addresses(addresses: object, origin: str) -> tuple[str, ...]:
-    """All of them, each once; a single text is taken for one address.
-
-    Raises:
-        InvalidArgument: it is no list.
-        InvalidAddress: one of them is not the address of a peer.
-    """
-    given = (addresses,) if isinstance(addresses, str) else addresses
-    if not isinstance(given, (list, tuple)):
-        raise InvalidArgument(f"providers is {shown(addresses)}; it must be a list of addresses of peers.")
-    return tuple(dict.fromkeys(check_peer_address(address, origin) for address in given))
-
-
 # --- parts -----------------------------------------------------------------------------------------------------------
-
-
-def _unknown_part(text: str) -> str | None:
-    """The first part of a multiaddr that is no protocol of one; empty where all are, None where it is no multiaddr."""
-    # split("/") of a multiaddr gives an empty first part, then a protocol, then its value if it has one.
-    parts = text.split("/")
-    if parts[0] or len(parts) < 2 or parts[1] not in _WITH_VALUE | _WITHOUT_VALUE:
-        return None
-    at = 1
-    while at < len(parts):
-        name = parts[at]
-        if name in _WITH_VALUE:
-            if at + 1 >= len(parts) or not parts[at + 1]:
-                return None
-            if name == "unix":  # the rest is a path
-                return ""
-            at += 2
-            after = "/".join(parts[at:])
-            # What a peer ID is followed by is a way from that peer.
-            if name in ("p2p", "ipfs") and after and parts[at] not in ("p2p-circuit", "http-path"):
-                return after
-        elif name in _WITHOUT_VALUE:
-            at += 1
-        else:
-            return name or None
-    return ""
 
 
 def _content_part(text: str, quoted: str) -> str:
@@ -503,159 +447,10 @@ def _content_cid(text: str, uri: str, quoted: str) -> CID:
 
 
 def _segment(part: str, quoted: str) -> str:
-    return _check_name(_decode(part, quoted), quoted)
+    return _check_name(decode(part, quoted), quoted)
 
 
 def _check_name(name: str, quoted: str) -> str:
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise InvalidURI(f"{quoted} has {name!r} in its path, which cannot be the name of a file in a directory.")
     return name
-
-
-def _decode(text: str, quoted: str) -> str:
-    bad = _BAD_PERCENT.search(text)
-    if bad:
-        raise InvalidURI(
-            f"{quoted} has a '%' that is not followed by two hexadecimal digits ({bad[0]!r}). A '%' itself is written "
-            "as %25."
-        )
-    try:
-        return unquote(text, errors="strict")
-    except UnicodeDecodeError:
-        raise InvalidURI(f"{quoted} has percent-encoded bytes that are not UTF-8 ({text!r}).") from None
-
-
-def _encode(text: str) -> str:
-    try:
-        return quote(text, safe="")
-    except UnicodeEncodeError:
-        raise InvalidURI(
-            f"{text!a} is not Unicode text (half of a surrogate pair), so it cannot be in a URI."
-        ) from None
-
-
-def _check_group(group: str, origin: str) -> str:
-    """The ID of a group, if it is one.
-
-    Args:
-        group: the text.
-        origin: where it came from, for the error.
-
-    Raises:
-        InvalidURI: it is none.
-    """
-    if not GROUP_ID.fullmatch(group):
-        raise InvalidURI(
-            f"{shown(group)} ({origin}) is not the ID of a group: that is 26 letters a-z and digits 2-7. Those of your "
-            "groups: kachery-cloud-group list"
-        )
-    return group
-
-
-@dataclass
-class _Said:
-    """What a URI says beside its CID and path."""
-
-    label: str | None = None
-    providers: list[str] = field(default_factory=list)
-    groups: list[str] = field(default_factory=list)
-    encryption: str | None = None
-
-    def encrypted(self, how: str, quoted: str) -> None:
-        """Take how it is encrypted."""
-        if how != AGE:
-            raise InvalidURI(
-                f"{quoted} says encryption={shown(how)}, which is not known here: it may be 'age'. Update "
-                "kachery-cloud if a newer one made the URI."
-            )
-        self.encryption = how
-
-    def name(self, label: str, quoted: str) -> None:
-        """Take a label."""
-        if self.label is not None:
-            raise InvalidURI(f"{quoted} has two labels. Only one can be meant: leave out the other.")
-        self.label = label
-
-    def ask(self, address: str) -> None:
-        """Take the address of a provider."""
-        address = check_peer_address(address, "a provider in the URI")
-        if address not in self.providers:
-            self.providers.append(address)
-
-    def restrict(self, group: str) -> None:
-        """Take the ID of a group."""
-        group = _check_group(group, "a group in the URI")
-        if group not in self.groups:
-            self.groups.append(group)
-        if len(self.groups) > MAX_GROUPS:
-            raise InvalidURI(f"The URI names more than {MAX_GROUPS} groups; no more are asked for one URI.")
-
-
-def _notes(notes: str, quoted: str) -> _Said:
-    """Label, providers and groups that stand before the CID."""
-    said = _Said()
-    for key, equals, value in uri_notes.pairs(notes):
-        if key == "label" and equals and "=" not in value and ":" not in value:
-            said.name(_decode(value, quoted), quoted)
-        elif key == "encryption" and equals:
-            said.encrypted(value, quoted)
-        elif key == "provider" and value:
-            for address in uri_notes.addresses(value, lambda part: _decode(part, quoted)):
-                said.ask(address)
-        elif key == "group" and equals:
-            said.restrict(_decode(value, quoted))
-        else:
-            raise InvalidURI(
-                f"{quoted} has {shown(key + equals + value)} before its '@', which is neither a label nor the address "
-                "of a peer nor a group (nor may it be a user or a port). It is written ipfs://label=NAME@CID, or "
-                "ipfs://label=NAME+provider=PEER=ip4:192.168.1.20:tcp:4001@CID."
-            )
-    if len(said.providers) > uri_notes.MAX_ADDRESSES:
-        raise InvalidAddress(
-            f"{quoted} has {len(said.providers)} addresses of peers before its '@'. More than "
-            f"{uri_notes.MAX_ADDRESSES} are not asked for one URI."
-        )
-    for address in said.providers:
-        uri_notes.check_address(address)
-    return said
-
-
-def _query(query: str, before: str, quoted: str, said: _Said) -> _Said:
-    """Label, providers and groups, with what was said before the CID."""
-    if "?" in query:
-        raise InvalidURI(
-            f"{quoted} has two '?'. What comes after the first is joined by '&', as in ?label=NAME&provider=ADDRESS; a "
-            "'?' in a name is written as %3F."
-        )
-    for number, pair in enumerate(query.split("&") if query else ()):
-        key, equals, value = pair.partition("=")
-        if key == "provider" and equals:
-            said.ask(_decode(value, quoted))
-            continue
-        if key == "encryption" and equals:
-            said.encrypted(value, quoted)
-            continue
-        if key == "group" and equals:
-            said.restrict(_decode(value, quoted))
-            continue
-        if not equals and key not in ("", *_PARAMETERS) and number == 0:
-            key, value = "label", key  # ipfs://CID?name.json, of older releases
-        elif key not in ("", *_PARAMETERS):
-            raise InvalidURI(
-                f"{quoted} has the parameter {key!r}, which is not known here: it may be label=NAME, "
-                "provider=ADDRESS, group=ID or encryption=age. Leave it out, or update kachery-cloud if a newer one "
-                "made the URI."
-            )
-        elif not key or not equals:
-            raise InvalidURI(
-                f"{quoted} has an empty parameter in its query; it is written label=NAME, provider=ADDRESS or group=ID."
-            )
-        if "/" in value and said.label is None:
-            first, _, path = value.partition("/")
-            raise InvalidURI(
-                f"{quoted} has a '/' in its label. The path to a file goes before the '?': "
-                f"ipfs://{before}/{path}?label={first} (in Python: kcl.join(uri, {unquote(path)!r})). A '/' in a label "
-                "is written as %2F."
-            )
-        said.name(_decode(value, quoted), quoted)
-    return said

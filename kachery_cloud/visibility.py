@@ -48,7 +48,7 @@ def set_visibility(uri: str, to: To) -> str:
         The URI to give away from now on: that of something for groups says so.
 
     Raises:
-        ContentNotFound: it is not here, or not listed by itself.
+        ContentNotFound: it is not here, or not all of it, or not listed by itself.
         GroupNotFound: there is no such group.
         NoPermission: it is from a group of which this machine is a reader, and would be for others as well.
 
@@ -157,8 +157,9 @@ def _named_publicly(cid: CID) -> str:
     if not names:
         return ""
     return (
-        f"{' and '.join(names)} points to it, and tells everybody its CID, by the DHT. Publish something else under "
-        "that name: kachery-cloud publish"
+        f"{' and '.join(names)} points to it, and has told everybody its CID. That is not said again from here, and "
+        "what was said is forgotten by others within two days. To let the name point to something else at once: "
+        "kachery-cloud publish"
     )
 
 
@@ -166,13 +167,14 @@ def listed_root(repo: Repo, uri: ContentURI) -> CID:
     """What a URI leads to, if it is listed by itself.
 
     Raises:
-        ContentNotFound: it is not here, or only as a part of something else.
+        ContentNotFound: it is not here, or only as a part of something else, or only a part of it.
     """
     try:
         cid = resolve_local(repo, uri)
     except BlockNotLocal:
         cid = None
-    if cid is None or repo.inventory.get(cid) is None:
+    root = None if cid is None else repo.inventory.get(cid)
+    if cid is None or root is None:
         if cid is not None and uri.path:
             raise ContentNotFound(
                 f"{uri.locator} is a part of a folder, and for whom that is. Say it of the whole folder: "
@@ -180,6 +182,12 @@ def listed_root(repo: Repo, uri: ContentURI) -> CID:
             )
         raise ContentNotFound(
             f"{uri.locator} is not on this machine, or not listed by itself. What is here: kachery-cloud list"
+        )
+    if root.how == 0:
+        # Said of what is here, it would not hold for what comes later.
+        raise ContentNotFound(
+            f"Only a part of {uri.locator} is here, and it stays for whom it is where it comes from. Load all of it "
+            f"first, then say for whom it is: kachery-cloud-load {uri.pasteable}"
         )
     return cid
 

@@ -236,16 +236,19 @@ class HttpServer:
                     self._refusals -= 1
             await trio.aclose_forcefully(stream)
             return
-        with trio.CancelScope() as scope:
-            guarded = self._guard(stream, scope)
-            self._connections.add(guarded)
-            try:
-                await self._speak(guarded)
-            except Exception as error:  # noqa: BLE001 - one connection must not take the node with it
-                log.info("a connection ended badly: %r", error)
-            finally:
-                self._connections.discard(guarded)
-                guarded.abort()
+        try:
+            with trio.CancelScope() as scope:
+                guarded = self._guard(stream, scope)
+                self._connections.add(guarded)
+                try:
+                    await self._speak(guarded)
+                finally:
+                    self._connections.discard(guarded)
+                    guarded.abort()
+        # Around the scope: what breaks while it is cancelled comes in one group with the cancellation, which the scope
+        # takes out of it.
+        except Exception as error:  # noqa: BLE001 - one connection must not take the node with it
+            log.info("a connection ended badly: %r", error)
 
     async def _turn_away(self, stream: trio.SocketStream) -> None:
         """There are too many connections: say so, without reading what is asked. With TLS nothing can be said."""

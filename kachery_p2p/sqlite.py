@@ -19,7 +19,7 @@ from typing import Any
 
 from kachery_p2p import private, sqlite_forks
 from kachery_p2p.errors import DiskFull, KacheryError, NoPermission, RepoError
-from kachery_p2p.sqlite_errors import explain, is_busy, only_read
+from kachery_p2p.sqlite_errors import explain, is_busy, needs_recovery, only_read
 from kachery_p2p.sqlite_forks import LOOK_SECONDS, End, Handle, wait_for_fork
 from kachery_p2p.sqlite_reading import leave_log, may_be_read, says_version, stamps, stamps_anew
 from kachery_p2p.sqlite_schema import check_version, stand_in
@@ -331,7 +331,12 @@ class SQLiteFile:
         """A read that failed, once more: after a fork that interrupted it, or when another process is done."""
         end = time.monotonic() + self.settings.busy_seconds
         while True:
-            if "interrupted" not in str(failure) and (not is_busy(failure) or time.monotonic() > end):
+            if self.read_only and needs_recovery(failure) and time.monotonic() <= end:
+                # Whoever wrote was killed in the middle, and only a writer could bring `-shm` in order. It is opened
+                # without that, as where there is none.
+                with handle.lock:
+                    handle.close()
+            elif "interrupted" not in str(failure) and (not is_busy(failure) or time.monotonic() > end):
                 raise self._explain(failure) from failure
             if handle.depth and handle.user == threading.get_ident():
                 # Within a transaction nothing is in the way, and what fails must undo it.
@@ -386,8 +391,9 @@ class SQLiteFile:
             db = self._checked(db, "PRAGMA locking_mode=EXCLUSIVE")
         elif logged and self.settings.version is not None and not says_version(path):
             raise RepoError(
-                f"All of {path} is still in the log of a program that is writing to it, and this version of Python "
-                "cannot read that without harm. Use Python 3.12 or newer, or wait until that program has ended."
+                f"All of {path} is still in the log of a program that is writing to it, or was killed, and this "
+                "version of Python cannot read that without harm. Use Python 3.12 or newer; or wait until that program "
+                "has ended, and where it was killed, let the owner of the directory use it once: kachery-cloud list"
             )
         else:
             db = self._checked(sqlite3.connect(f"{where}?mode=ro&immutable=1", **_CONNECT))

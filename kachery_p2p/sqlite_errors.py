@@ -87,3 +87,11 @@ def _no_more_files() -> bool:
     except OSError as error:
         return error.errno in (errno.EMFILE, errno.ENFILE)
     return False
+
+
+def needs_recovery(error: BaseException) -> bool:
+    """Whether a read failed because the index of the write-ahead log is not right, and only a writer may mend it.
+
+    So it is when whoever wrote was killed in the middle (SQLITE_READONLY_RECOVERY; Python before 3.11 tells no code).
+    """
+    return isinstance(error, sqlite3.OperationalError) and "readonly database" in str(error)

@@ -67,8 +67,8 @@ def _contents(incomplete: str) -> Iterator[Offer]:
 
     as_uri = "ipfs://".startswith(incomplete[:7])
     typed = incomplete.casefold()
-    for cid, label in kept_names(load_config().directory):
-        uri = ContentURI(str(cid), label=label)
+    for cid, label, audience in kept_names(load_config().directory):
+        uri = ContentURI(str(cid), label=label, groups=tuple(sorted(audience.groups)))
         if as_uri:
             forms = (uri.pasteable, uri.locator)
         elif label and label.casefold().startswith(typed):

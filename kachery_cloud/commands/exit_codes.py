@@ -8,7 +8,7 @@ BROKEN_PIPE = 141
 #: What each means. The errors of `kachery_cloud.errors` have theirs as `exit_code`.
 EXIT_CODES = {
     0: "done",
-    1: "another error; of `kachery-cloud diff`: they differ",
+    1: "another error; of `kachery-cloud diff`: they differ; of `kachery-cloud doctor`: something is wrong",
     2: "wrong input",
     3: "not found",
     4: "local data is damaged or was changed",

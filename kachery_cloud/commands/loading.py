@@ -7,6 +7,7 @@ import json
 import os
 import time
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import click
@@ -20,8 +21,25 @@ LOAD_INTERRUPTED = "Interrupted. What has arrived is kept, and is not fetched ag
 
 
 def loading_options(function: Function) -> Function:
-    """The options of every command that loads."""
+    """The options of every command that loads. `--group` comes to the function as a part of its URI."""
+
+    @wraps(function)
+    def loading(*, groups: tuple[str, ...] = (), **given: Any) -> object:
+        if groups:
+            name = "string" if "string" in given else "uri"
+            given[name] = _for_groups(given[name], groups)
+        return function(**given)
+
+    decorated: Function = loading
     for option in (
+        click.option(
+            "--group",
+            "groups",
+            multiple=True,
+            metavar="NAME",
+            help="Load it from members of this group alone: nobody else hears of it. May be given several times; "
+            "private: from your own machines alone.",
+        ),
         click.option(
             "--timeout", type=float, metavar="SECONDS", help="Give up when nothing arrives for so long. [default: 60]"
         ),
@@ -34,8 +52,18 @@ def loading_options(function: Function) -> Function:
             help="Ask this peer, e.g. /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW... May be given several times.",
         ),
     ):
-        function = option(function)
-    return function
+        decorated = option(decorated)
+    return decorated
+
+
+def _for_groups(uri: str, names: tuple[str, ...]) -> str:
+    from kachery_cloud.audiences import chosen, uri_groups
+    from kachery_cloud.settings.config import load_config
+    from kachery_cloud.uri import with_groups
+
+    if "public" in names:
+        raise click.UsageError("--group takes the name or ID of a group, or private; everybody is asked without it.")
+    return with_groups(uri, uri_groups(chosen(load_config(), names)))
 
 
 @command("load", LOAD_INTERRUPTED)

@@ -25,8 +25,10 @@ COMMANDS = {
     "cat": "loading",
     "completion": "completion",
     "diff": "comparing",
+    "doctor": "doctor",
     "du": "inventory",
     "export": "cars",
+    "figure": "figures",
     "gc": "inventory_removal",
     "gateway-token": "network",
     "get": "sharing",
@@ -90,11 +92,11 @@ PROGRAMS = (
 
 #: The commands in the order in which --help shows them, with what they are for.
 SECTIONS = {
-    "Give something away": ("store", "link", "node", "share", "publish", "export"),
+    "Give something away": ("store", "link", "node", "share", "figure", "publish", "export"),
     "Get something": ("get", "load", "cat", "ls", "import", "resolve", "whereis", "diff"),
     "See what is here": ("list", "info", "du", "status", "settings"),
     "Say who may have it": ("visibility", "access", "audit", "owner"),
-    "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
+    "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "doctor", "completion"),
     "For a lab": ("projects", "usage", "group", "key", "pins", "announce", "keygen-swarm", "gateway-token"),
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kachery_cloud.commands.doctor import doctor
 from kachery_cloud.commands.node_members import clients, members
 from kachery_cloud.commands.node_service import reload, systemd_unit, write_node_file
 from kachery_cloud.commands.node_tokens import tokens
@@ -245,5 +246,5 @@ def node(
     )
 
 
-for each in (reload, tokens, members, clients):
+for each in (reload, tokens, members, clients, doctor):
     node.add_command(each)

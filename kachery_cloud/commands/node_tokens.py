@@ -31,8 +31,15 @@ def tokens() -> None:
 @command("add")
 @click.argument("name")
 @click.option("--quota", metavar="SIZE", help="The most that their pins may take, such as 200GB. [default: no limit]")
+@click.option("--follow", is_flag=True, help="It is for a node that follows this one: it may list all pins, no more.")
+@click.option(
+    "--tokens",
+    "hand_tokens",
+    is_flag=True,
+    help="With --follow: that node gets hashes of our tokens, and takes them, too.",
+)
 @json_option
-def tokens_add(name: str, quota: str | None, as_json: bool) -> None:
+def tokens_add(name: str, quota: str | None, follow: bool, hand_tokens: bool, as_json: bool) -> None:
     """Make a token for somebody, or for one of their machines. It is shown once; only a hash of it is kept.
 
     Whoever has it can pin here, and see and delete the pins of that name. If there was a token of that name before, and
@@ -42,6 +49,7 @@ def tokens_add(name: str, quota: str | None, as_json: bool) -> None:
     Examples:
         kachery-cloud-node tokens add alice
         kachery-cloud-node tokens add bob-laptop --quota 200GB
+        kachery-cloud-node tokens add second-node --follow --tokens
     """  # noqa: D301
     from kachery_cloud.settings.values import byte_count
     from kachery_p2p.pinning.server.limits import MAX_TOKEN_NAME
@@ -51,13 +59,21 @@ def tokens_add(name: str, quota: str | None, as_json: bool) -> None:
     most = None if quota is None else byte_count(quota, "--quota")
     if most is not None and most >= 1 << 62:
         raise ConfigError(f"--quota is {quota}, which is more than there can be. Without it there is no limit.")
-    made = _store().add_token(name, most)
+    if hand_tokens and not follow:
+        raise click.UsageError("--tokens says what a node that follows may have: it needs --follow.")
+    if follow and quota is not None:
+        raise click.UsageError("--quota is for those who pin here; a token with --follow only lists.")
+    store = _store()
+    made = store.add_token(name, most)
     if made is None:
         raise InvalidArgument(
             f"There is a token {name!r} already. Take another name, or remove it first: its pins stay, and the new one "
             f"has them (kachery-cloud-node tokens remove {name})."
         )
     token, known = made
+    if follow:
+        number = next(each.id for each in store.tokens() if each.name == name)
+        store.following.allow(number, tokens=hand_tokens)
     print_result(as_json, token, name=name, token=token, quota=most)
     if not as_json:
         text = f"This is the token of {name}, which is not shown again. Give it to nobody else."

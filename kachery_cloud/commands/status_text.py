@@ -81,6 +81,7 @@ def _running(status: Running, verbose: bool) -> Iterator[_Part]:
     yield "Gateway", _texts([process.gateway.url] if process.gateway else [])
     yield "Lab at", _texts([process.lab] if process.lab else [])
     yield "Pinned here at", _texts([process.pinning_service] if process.pinning_service else [])
+    yield "Follows", [_because(url, each.problem) for url, each in (process.follows or {}).items()]
     yield "Relays", _relays(found.relay)
     yield "Hole punches", _punches(found.hole_punches, verbose)
     yield "Connections", _peers(node.connected, verbose)

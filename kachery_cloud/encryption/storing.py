@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.dag.profiles import Profile
+    from kachery_p2p.repo.packs import PackedFile
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.repo.scanning import Folder, FolderOptions
     from kachery_p2p.repo.small import Stored
@@ -293,14 +294,16 @@ def copy_root(config: Config, cid: CID, transform: Transform, name: str = "") ->
     return stored
 
 
-def _opened(repo: Repo, source: Path | CID) -> BinaryIO:
+def _opened(repo: Repo, source: Path | PackedFile) -> BinaryIO:
     """A file of a tree. One in a pack has a few KiB."""
-    data = None if isinstance(source, Path) else repo.packed_file(source)
+    if isinstance(source, Path):
+        return open(source, "rb")
+    data = source.read()
     if data is not None:
         return io.BytesIO(data)
-    path = source if isinstance(source, Path) else repo.find_file(source)
+    path = repo.find_file(source.cid)
     if path is None:
-        raise BlockNotLocal(str(source))
+        raise BlockNotLocal(str(source.cid))
     return open(path, "rb")
 
 

@@ -1,6 +1,7 @@
 """All of the lab as one ASGI application: the page, the API, and beside them the pinning service.
 
     /pins, /pins/{requestid}       the pinning service, with the tokens of clients
+    /api/v0/..., /follow           its import of CAR files, and what nodes that follow this one read
     /healthz, /readyz, /metrics    how the node is; the last two words of the pinning service as well
     everything else                the routes of PARTS, in their order
 
@@ -55,7 +56,7 @@ PARTS: tuple[Routes, ...] = (
     static.routes,
 )
 #: What the pinning service answers. It knows nobody by a cookie, so any name and any page may ask it.
-_PINS = ("pins", "healthz", "readyz")
+_PINS = ("pins", "healthz", "readyz", "follow")
 
 
 class LabApp:
@@ -89,8 +90,9 @@ class LabApp:
         # Starlette's router tells of what it does not find by an exception only within an application.
         request = Request({**scope, "app": self, "state": {}})
         send = self._with_headers(request, send)
-        first = scope["raw_path"].decode("ascii", "replace").split("/")[1:2]
-        if first and first[0] in _PINS:
+        path = scope["raw_path"].decode("ascii", "replace").split("/")
+        first = path[1:2]
+        if (first and first[0] in _PINS) or path[1:3] == ["api", "v0"]:
             await self._pins(scope, receive, send)
             return
         guarded = _Guarded(request.scope, receive, send)

@@ -70,7 +70,9 @@ class LabServer(HttpServer):
         most = DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes
         self.queue = PinQueue(store, keeper, most_bytes=most, pace=pace, groups_of=self._groups_of)
         self.lab = Lab(config, node, store, tls=tls is not None, wall=wall, queue=self.queue, keeper=keeper)
-        app = LabApp(self.lab, PinApp(store, self.queue, keeper, bounds, self.lab.projects.admit), bounds)
+        app = LabApp(
+            self.lab, PinApp(store, self.queue, keeper, bounds, admit=self.lab.projects.admit, most_bytes=most), bounds
+        )
         address = config.lab or DEFAULT_LAB
         super().__init__(app, address, what="The lab", option="--lab", bounds=bounds, tls=tls)
 

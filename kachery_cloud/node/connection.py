@@ -35,9 +35,9 @@ from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
 from kachery_cloud.node.messages import (
     ANNOUNCE,
     COPIES,
+    COPIES_AT_MEMBERS,
     JOIN_GROUP,
     LEAVE_GROUP,
-    LOAD,
     NOTIFY_ACCESS,
     NOTIFY_REMOVED,
     NOTIFY_STORED,
@@ -47,8 +47,11 @@ from kachery_cloud.node.messages import (
     WAIT_PINNED,
     WAKE_PINS,
     WHEREIS,
+    WHEREIS_AT_MEMBERS,
     Call,
     Nothing,
+    call_for,
+    load_call,
 )
 from kachery_cloud.node.thread import STOP_TIMEOUT, NodeThread
 from kachery_p2p.errors import KacheryError, NodeError
@@ -161,7 +164,7 @@ class NodeConnection:
 
         Blocks until it is done. Ctrl-C cancels it; what has arrived stays on disk for the next try.
         """
-        return self._call(LOAD, request, progress)
+        return self._call(load_call(request), request, progress)
 
     def status(self) -> RunningNode:
         """What the node is doing."""
@@ -171,11 +174,11 @@ class NodeConnection:
 
     def whereis(self, request: WhereisRequest) -> Iterator[Whereabouts]:
         """Who has a root: each as soon as it has answered, and at the end all that were found."""
-        return self._parts(WHEREIS, request)
+        return self._parts(call_for(request, WHEREIS, WHEREIS_AT_MEMBERS), request)
 
     def copies(self, request: CopiesRequest) -> Copies:
         """Who else has all of a root."""
-        return self._call(COPIES, request)
+        return self._call(call_for(request, COPIES, COPIES_AT_MEMBERS), request)
 
     def notify_removed(self, cids: Sequence[CID]) -> None:
         """Tell the node what was removed from the directory."""

@@ -182,7 +182,7 @@ class ControlClient:
         if waiting is None:
             return
         if reply.error is not None:
-            waiting.future.set_exception(decode_error(reply.error))
+            waiting.future.set_exception(self._refusal(waiting.call, decode_error(reply.error)))
             return
         try:
             answer = from_json(waiting.call.answer, reply.result)
@@ -190,6 +190,15 @@ class ControlClient:
             waiting.future.set_exception(self._unreadable(waiting.call, error))
         else:
             waiting.future.set_result(answer)
+
+    def _refusal(self, call: Call[Any, Any], error: Exception) -> Exception:
+        """An error of the node; where an older one does not know the call, what is to be done."""
+        if isinstance(error, NodeError) and f"it does not know {call.name!r}" in str(error):
+            return NodeError(
+                f"Process {self.pid}, the node of this directory, is of an older version, which does not know "
+                f"{call.name!r}. Nobody was asked. Stop that process, or update it."
+            )
+        return error
 
     def _unreadable(self, call: Call[Any, Any], error: WrongShape) -> NodeError:
         return NodeError(

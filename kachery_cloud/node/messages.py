@@ -95,6 +95,11 @@ class Method(Generic[Q, A]):
 Methods: TypeAlias = Mapping[str, Method[Any, Any]]
 
 LOAD = Call("load", LoadRequest, LoadResult)
+#: The same three for members alone, by names that an older node does not know: it would pass over `groups` and
+#: `members_only`, and ask everybody.
+LOAD_FROM_MEMBERS = Call("load_from_members", LoadRequest, LoadResult)
+WHEREIS_AT_MEMBERS = Call("whereis_at_members", WhereisRequest, tuple[Whereabouts, ...], part=Whereabouts)
+COPIES_AT_MEMBERS = Call("copies_at_members", CopiesRequest, Copies)
 WHEREIS = Call("whereis", WhereisRequest, tuple[Whereabouts, ...], part=Whereabouts)
 ANNOUNCE = Call("announce", AnnounceRequest, Announced)
 PUBLISH = Call("publish", PublishRequest, PublishedName)
@@ -124,6 +129,18 @@ YIELD_PLACE = Call("yield_place", Nothing, bool)
 def by_name(*methods: Method[Any, Any]) -> Methods:
     """Methods by the names of their calls."""
     return {method.call.name: method for method in methods}
+
+
+def call_for(
+    request: LoadRequest | WhereisRequest | CopiesRequest, call: Call[Q, A], members: Call[Q, A]
+) -> Call[Q, A]:
+    """The call for a request: `members` where nobody but members is to hear of it."""
+    return members if request.groups or request.members_only else call
+
+
+def load_call(request: LoadRequest) -> Call[LoadRequest, LoadResult]:
+    """The call that loads it."""
+    return call_for(request, LOAD, LOAD_FROM_MEMBERS)
 
 
 # --- frames of the control socket ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from kachery_cloud.node.control_server import serve_control
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, node_elsewhere, silent_holder
 from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
 from kachery_cloud.node.messages import Method, Nothing, by_name
-from kachery_cloud.node.status_messages import STATUS, RunningNode, ServedGateway
+from kachery_cloud.node.status_messages import STATUS, FollowedNode, RunningNode, ServedGateway
 from kachery_p2p.errors import DiskFull, KacheryError, NodeError
 from kachery_p2p.repo.locks import NodeLock
 
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from kachery_p2p.node.node import Node
     from kachery_p2p.node.options import NodeOptions
     from kachery_p2p.node.served_log import ServedLog
+    from kachery_p2p.pinning.follow.follower import Follower
     from kachery_p2p.pinning.server.service import PinServer
     from kachery_p2p.repo.keys import NodeKey
 
@@ -125,7 +126,8 @@ async def run_node(
         )
         server = None if gateway is None else _gateway_server(node, config, gateway)
         pins = await trio.to_thread.run_sync(_pin_server, node, config) if service else None
-        methods = _methods(node, config, hand_over, server, pins)
+        followed: list[Follower] = []
+        methods = _methods(node, config, hand_over, server, pins, followed)
         beside: Service | None = None
         if service:
             from kachery_cloud.node.service import Service
@@ -146,6 +148,8 @@ async def run_node(
                 await nursery.start(pins.run)
             if beside is not None:
                 await nursery.start(beside.run)
+            if service and config.follow:
+                await nursery.start(_follow, node, config, pins, followed)
             await nursery.start(serve_control, config.directory, methods)
             task_status.started(methods)
 
@@ -162,6 +166,7 @@ def _identity(directory: Path) -> NodeKey:
 
 
 def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> GatewayServer:
+    from kachery_cloud.figures.viewer import viewer_site
     from kachery_p2p.gateway.server.server import DEFAULT_ADDRESS, GatewayServer
     from kachery_p2p.gateway.server.token import read_token
     from kachery_p2p.node.messages import LoadRequest
@@ -172,15 +177,24 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
     ) -> LoadResult:
         return await node.load(LoadRequest(cid, tuple(path), kind, start, end, timeout=config.timeout))
 
+    async def fetch_apart(
+        cid: CID, path: Sequence[str], *, kind: LoadKind, start: int | None = None, end: int | None = None
+    ) -> LoadResult:
+        return await node.load_public(LoadRequest(cid, tuple(path), kind, start, end, timeout=config.timeout))
+
     address = choice.address or DEFAULT_ADDRESS
     return GatewayServer(
         node.repo,
         address,
         fetch=fetch if choice.fetch else None,
+        fetch_apart=fetch_apart if choice.fetch else None,
+        fetched_apart=lambda: node.public_loads.contents,
         agent=AGENT,
         resolver=node.finding.names,
         gate=node.gate,
         token=lambda: read_token(config.directory),
+        origins=config.gateway_origins,
+        sites=[viewer_site()],
     )
 
 
@@ -214,6 +228,37 @@ def _pin_server(node: Node, config: Config) -> PinServer | LabServer | None:
         most_bytes=DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes,
         tls=tls,
     )
+
+
+async def _follow(
+    node: Node,
+    config: Config,
+    pins: PinServer | LabServer | None,
+    followed: list[Follower],
+    *,
+    task_status: TaskStatus[None],
+) -> None:
+    """Follow the nodes of the settings; also where this node lets nobody pin."""
+    import trio
+
+    from kachery_p2p.node.pin_server import PinKeeper
+    from kachery_p2p.pinning.follow.follower import Follower
+    from kachery_p2p.pinning.server.limits import DEFAULT_UPLOAD
+    from kachery_p2p.pinning.server.queue import PinQueue
+    from kachery_p2p.pinning.server.store import STORE_NAME, PinStore
+
+    store = PinStore(config.directory / STORE_NAME)
+    most = DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes
+    async with trio.open_nursery() as nursery:
+        if pins is None:
+            queue = PinQueue(store, PinKeeper(node), most_bytes=most)
+            await nursery.start(queue.run)
+        else:
+            queue = pins.queue
+        follower = Follower(store, queue, config.follow)
+        followed.append(follower)
+        await nursery.start(follower.run)
+        task_status.started()
 
 
 def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions:
@@ -254,6 +299,7 @@ def _methods(
     hand_over: Callable[[], bool],
     gateway: GatewayServer | None,
     pins: PinServer | LabServer | None,
+    followed: Sequence[Follower],
 ) -> Methods:
     """What a process may ask of the node, whichever process it is in."""
 
@@ -264,7 +310,9 @@ def _methods(
         served = None if gateway is None else ServedGateway(gateway.url, gateway.fetches)
         url = None if pins is None else pins.url
         lab = None if config.lab is None else config.lab_url or url
-        return RunningNode(node.status(), str(config.directory), os.getpid(), served, url, lab)
+        nodes = {name: state for follower in followed for name, state in follower.states.items()}
+        follows = {name: FollowedNode(state.problem, state.new, state.missing) for name, state in nodes.items()}
+        return RunningNode(node.status(), str(config.directory), os.getpid(), served, url, lab, follows or None)
 
     async def whereis(request: WhereisRequest, telling: Telling) -> tuple[Whereabouts, ...]:
         return await node.whereis(request, telling.part)
@@ -316,14 +364,17 @@ def _methods(
 
     return by_name(
         Method(messages.LOAD, load),
+        Method(messages.LOAD_FROM_MEMBERS, load),
         Method(STATUS, status),
         Method(messages.WHEREIS, whereis),
+        Method(messages.WHEREIS_AT_MEMBERS, whereis),
         Method(messages.ANNOUNCE, announce),
         Method(messages.PUBLISH, publish),
         Method(messages.RESOLVE, resolve),
         Method(messages.OWNER, owner),
         Method(messages.NOTIFY_STORED, notify_stored),
         Method(messages.COPIES, copies),
+        Method(messages.COPIES_AT_MEMBERS, copies),
         Method(messages.NOTIFY_REMOVED, notify_removed),
         Method(messages.NOTIFY_ACCESS, notify_access),
         Method(messages.WAKE_PINS, wake_pins),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kachery_cloud.node.messages import Call, Nothing
@@ -18,6 +19,15 @@ class ServedGateway:
 
 
 @dataclass(frozen=True)
+class FollowedNode:
+    """How following another node goes: why it cannot be now, pins taken since the start, and pins that are to go."""
+
+    problem: str
+    new: int
+    missing: int
+
+
+@dataclass(frozen=True)
 class RunningNode:
     """What a node is doing, for which directory, and in which process; the URLs of its pinning service and its lab."""
 
@@ -27,6 +37,7 @@ class RunningNode:
     gateway: ServedGateway | None = field(default=None, metadata=OMITTED)
     pinning_service: str | None = field(default=None, metadata=OMITTED)
     lab: str | None = field(default=None, metadata=OMITTED)
+    follows: Mapping[str, FollowedNode] | None = field(default=None, metadata=OMITTED)
 
 
 STATUS = Call("status", Nothing, RunningNode)

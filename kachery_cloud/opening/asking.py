@@ -74,11 +74,11 @@ def ask(request: Request, kind: LoadKind, *, start: int | None = None, end: int 
         KacheryError: see `kachery_cloud.load.load_file`.
     """
     from kachery_cloud.node.connection import MAX_TAKEOVERS, get_connection
-    from kachery_cloud.node.messages import LOAD
+    from kachery_cloud.node.messages import load_call
 
     wanted = request.wanted(kind, start=start, end=end, part=True)
     for _ in range(MAX_TAKEOVERS):
-        begun = get_connection(request.config).begin(LOAD, wanted)
+        begun = get_connection(request.config).begin(load_call(wanted), wanted)
         try:
             while not begun.future.done():
                 yield [begun.future]

@@ -263,13 +263,13 @@ class Content:
 
     def _ask(self, start: int, end: int) -> _Asked:
         from kachery_cloud.node.connection import get_connection
-        from kachery_cloud.node.messages import LOAD
+        from kachery_cloud.node.messages import load_call
 
         request = self._request
         try:
             everything = start == 0 and end >= self.size
             wanted = request.wanted("file", part=True) if everything else request.wanted("bytes", start=start, end=end)
-            asked = _Asked(start, end, get_connection(request.config).begin(LOAD, wanted))
+            asked = _Asked(start, end, get_connection(request.config).begin(load_call(wanted), wanted))
         except BaseException:
             self._plan.failed(start, end)
             raise
@@ -287,12 +287,12 @@ class Content:
     def _make_whole(self) -> None:
         """Once all of it is here, let the node give it its place, as a load does."""
         from kachery_cloud.node.connection import get_connection
-        from kachery_cloud.node.messages import LOAD
+        from kachery_cloud.node.messages import load_call
 
         if self._plan.whole and not self._finishing:
             self._finishing = True
             wanted = self._request.wanted("file", part=True)
-            self._asked.append(_Asked(0, 0, get_connection(self._request.config).begin(LOAD, wanted)))
+            self._asked.append(_Asked(0, 0, get_connection(self._request.config).begin(load_call(wanted), wanted)))
 
     def _take_what_came(self) -> None:
         for asked in [each for each in self._asked if each.begun.future.done()]:

@@ -28,12 +28,14 @@ from kachery_cloud.settings.values import (
     DAYS,
     DIRECTORIES,
     FILE,
+    FOLLOWED,
     FOR_WHOM,
     GATEWAY_TOKENS,
     GATEWAYS,
     ISSUER,
     LISTENER,
     ORIGIN,
+    ORIGINS,
     OWN_PEERS,
     PEOPLE,
     SWITCH,
@@ -208,6 +210,11 @@ class Config:
     own_peers: tuple[str, ...] = _setting(
         OWN_PEERS, (), "Your other machines, which may load what is private; each is to name the others."
     )
+    members_only: bool = _setting(
+        SWITCH,
+        False,
+        "Load from members of your groups and from your own machines alone; nobody else hears what you look for.",
+    )
     public: bool = _setting(
         SWITCH,
         True,
@@ -260,6 +267,12 @@ class Config:
     gateway_tokens: Mapping[str, str] = _setting(
         GATEWAY_TOKENS, {}, "Tokens that some of the gateways ask for.", secret=bool
     )
+    gateway_origins: tuple[str, ...] = _setting(
+        ORIGINS,
+        (),
+        "Web pages of others that may use the token of this machine's gateway, and so read what is not public.",
+        unset="no page but the gateway's own",
+    )
     pin_services: tuple[PinSetting, ...] = _setting(
         _PIN_SERVICES,
         (),
@@ -275,6 +288,12 @@ class Config:
         FILE, None, "The certificate (PEM) with which the pinning service, or the lab, speaks HTTPS."
     )
     tls_key: Path | None = _setting(FILE, None, "Its key (PEM).", unset="in the file of the certificate")
+    follow: Mapping[str, str] = _setting(
+        FOLLOWED,
+        {},
+        "Other nodes whose pins become pins here, by the URLs of their pinning services and the tokens that they gave.",
+        secret=bool,
+    )
     gateway: str | None = _setting(
         LISTENER,
         None,

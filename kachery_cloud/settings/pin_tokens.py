@@ -43,13 +43,13 @@ def token_variable(name: str) -> str:
     return f"{TOKEN_VARIABLE}_{re.sub(r'[^A-Za-z0-9]', '_', name).upper()}"
 
 
-def find_token(config: PinConfig, service: PinSetting) -> str:
-    """The token of a service; empty where there is none.
+def find_token(config: PinConfig, service: PinSetting, *, change: bool = True) -> str:
+    """The token of a service; empty where there is none. With `change` off, `tokens.json` keeps its mode.
 
     Raises:
         ConfigError: `tokens.json` cannot be read; the keyring does not give it; or the token would travel in the clear.
     """
-    token = _look_for_token(config, service)[0]
+    token = _look_for_token(config, service, change=change)[0]
     if token and service.url.startswith("http:") and not service.is_local:
         raise ConfigError(
             f"The pinning service {service.name!r} has an http:// URL outside of the local network, and its token must "
@@ -63,7 +63,7 @@ def token_origin(config: PinConfig, service: PinSetting) -> str | None:
     return _look_for_token(config, service)[1]
 
 
-def _look_for_token(config: PinConfig, service: PinSetting) -> tuple[str, str | None]:
+def _look_for_token(config: PinConfig, service: PinSetting, *, change: bool = True) -> tuple[str, str | None]:
     variables = [token_variable(service.name)]
     if [each.name for each in config.pin_services] == [service.name]:
         variables.append(TOKEN_VARIABLE)  # with several, it would go to those that it is not for
@@ -74,7 +74,7 @@ def _look_for_token(config: PinConfig, service: PinSetting) -> tuple[str, str | 
             return check_token(token, variable), variable
     if service.token:
         return service.token, "config.json"
-    kept = _read_tokens(config.directory).get(service.name)
+    kept = _read_tokens(config.directory, change=change).get(service.name)
     if kept:
         return kept, TOKENS_NAME
     if service.keyring:
@@ -82,7 +82,7 @@ def _look_for_token(config: PinConfig, service: PinSetting) -> tuple[str, str | 
     return "", None
 
 
-def _read_tokens(directory: Path) -> dict[str, str]:
+def _read_tokens(directory: Path, *, change: bool = True) -> dict[str, str]:
     path = directory / TOKENS_NAME
     try:
         tokens = read_json(read_own_file(path, MAX_TOKENS))
@@ -98,7 +98,8 @@ def _read_tokens(directory: Path) -> dict[str, str]:
         raise ConfigError(
             f"The file of tokens {path} must hold a JSON object of names and tokens. Repair or remove it."
         )
-    make_private(path)
+    if change:
+        make_private(path)
     return tokens
 
 

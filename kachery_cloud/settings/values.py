@@ -225,6 +225,35 @@ def _gateway_tokens(value: Any, origin: str) -> Mapping[str, str]:
         raise ConfigError(shape) from None
 
 
+def _followed(value: Any, origin: str) -> Mapping[str, str]:
+    """Tokens by the URLs of nodes. No error repeats what it was given, since there are secrets in it."""
+    from kachery_p2p.addresses import is_public
+
+    shape = f"{origin} must be tokens by URL, such as https://other-node.example.org=TOKEN."
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = read_json(value)
+        except InvalidJSON:
+            raise ConfigError(shape) from None
+    if isinstance(value, str):
+        pairs = [part.partition("=") for part in re.split(r"[,\s]+", value) if part]
+        value = {url: token for url, _, token in pairs}
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise ConfigError(shape)
+    found: dict[str, str] = {}
+    for url, token in value.items():
+        try:
+            base = base_url(url, ("/pins",))
+        except BadURL:
+            raise ConfigError(shape) from None
+        if not token or not all(33 <= ord(letter) < 127 for letter in token):
+            raise ConfigError(f"{shape} One of the tokens is missing, or no token.")
+        if base.startswith("http:") and is_public(urlsplit(base).hostname or ""):
+            raise ConfigError(f"{origin} has an http:// URL outside of the local network: its token must not go there.")
+        found[base] = token
+    return found
+
+
 def _list_word(value: Any) -> str:
     """`default` or `none` where a list is that word; else empty."""
     word = _word(value) if isinstance(value, (str, bool)) else ""
@@ -274,6 +303,28 @@ def _file(value: Any, origin: str) -> Path | None:
         return None
     found = _directories([value], origin)
     return next(iter(found))
+
+
+def _origins(value: Any, origin: str) -> tuple[str, ...]:
+    """Origins of web pages (RFC 6454), as browsers write them, each once."""
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[,\s]+", value) if part]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) for part in value):
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a list of origins.")
+    found: dict[str, None] = {}
+    for part in value:
+        try:
+            url = base_url(part)
+        except BadURL:
+            url = ""
+        scheme, _, host = url.partition("://")
+        if not host or "/" in host:
+            raise ConfigError(
+                f"{shown(part)} ({origin}) is not the origin of a web page, such as https://lab.example.org: a scheme "
+                "and a host, and no path."
+            )
+        found[f"{scheme}://{host.removesuffix({'http': ':80', 'https': ':443'}[scheme])}"] = None
+    return tuple(found)
 
 
 def _own_peers(value: Any, origin: str) -> tuple[str, ...]:
@@ -376,6 +427,7 @@ DIRECTORIES = Parser(
 )
 ADDRESSES = Parser(parse_addresses, "multiaddrs")
 OWN_PEERS = Parser(_own_peers, "peer IDs")
+ORIGINS = Parser(_origins, "origins such as `https://lab.example.org`")
 FOR_WHOM = Parser(_for_whom, "names of groups, `private` or `public`")
 BOOTSTRAP = Parser(parse_bootstrap, "multiaddrs, `default` or `none`", none="default")
 LISTENER = Parser(_listener, "`HOST:PORT` or `off`", none="off")
@@ -389,4 +441,5 @@ TEXT = Parser(_text, "text")
 SWITCH = Parser(_switch, "`on` or `off`")
 URLS = Parser(_urls, "URLs, `default` or `none`", none="default")
 GATEWAYS = Parser(_gateway_urls, "URLs, `default` or `none`", none="default")
+FOLLOWED = Parser(_followed, "`URL=token`; in the file an object of tokens by URL", show=_urls_of)
 GATEWAY_TOKENS = Parser(_gateway_tokens, "`URL=token`; in the file an object of tokens by URL", show=_urls_of)

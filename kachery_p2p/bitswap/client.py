@@ -90,6 +90,7 @@ class WantManager:
         Where not all may, no gateway does.
         """
         session.admits = admits
+        session.admits_gateways = admits is None
         if admits is not None:
             self.gateways.leave(session, now)
         self.look_again(session, now)

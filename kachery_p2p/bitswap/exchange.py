@@ -127,6 +127,7 @@ class Exchange:
         first: int = 0,
         last: int | None = None,
         admits: Callable[[str], bool] | None = None,
+        public: bool = False,
     ) -> SessionHandle:
         """A new session.
 
@@ -138,9 +139,11 @@ class Exchange:
             last: the last such byte (inclusive); no bytes where it is before `first`. None for the end of the file.
             admits: says of a peer ID whether that peer may hear of what is wanted. Nobody else does then, and no
                 gateway, whatever is said here. None where all may.
+            public: `admits` leaves out peers for another reason than that nobody else may hear of it: gateways may.
         """
         session = self._client.new_session(discover, admits)
-        if gateways and admits is None and self._http_lanes:
+        session.admits_gateways = admits is None or public
+        if gateways and session.admits_gateways and self._http_lanes:
             self._client.gateways.join(session, first, last, trio.current_time())
         handle = self._handles[session] = SessionHandle(self, session)
         return handle

@@ -64,7 +64,7 @@ class Gateways:
 
     def return_to(self, session: Session, now: float) -> None:
         """Somebody sends the first block. Gateways that had none until then are asked for the rest all the same."""
-        if session.standby is not None and session.admits is None and self._take_part(session, now):
+        if session.standby is not None and session.admits_gateways and self._take_part(session, now):
             session.check_all()
             self._asks.mark(session)
 

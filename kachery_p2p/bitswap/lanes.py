@@ -163,6 +163,21 @@ class _Read:
     hidden: Set[bytes] = frozenset()
 
 
+@dataclass(frozen=True)
+class _Sending:
+    """A message that is being written, and has something that is not for everyone.
+
+    Attributes:
+        reply, read, payload: what is in it.
+        scope: of the writing.
+    """
+
+    reply: Reply
+    read: _Read
+    payload: Sequence[tuple[PeerWant, Buffer]]
+    scope: trio.CancelScope
+
+
 class ReplyLane:
     """Sends replies to one peer: while one is written, the blocks of the next are read from the store."""
 
@@ -196,6 +211,9 @@ class ReplyLane:
         self._piece = 4 * limits.REPLY_WRITE_PIECE
         self._stuck_since = float("inf")
         self._scope = trio.CancelScope()
+        #: What is being written that is not for everyone, and how to end that.
+        self._sending: _Sending | None = None
+        self._changed = Signal()
 
     def put(self, reply: Reply) -> None:
         """Send this; the engine sees to it that only a few are here at a time."""
@@ -213,12 +231,14 @@ class ReplyLane:
 
     async def run(self) -> None:
         """Until cancelled. A peer that does not read loses its replies and its wants; later wants start anew."""
+        unsubscribe = self._gate.on_changed(self._changed.notify)
         try:
             while True:
                 with trio.CancelScope() as self._scope:
                     to_writer, from_reader = trio.open_memory_channel["tuple[Reply, _Read]"](0)
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._read_blocks, to_writer)
+                        nursery.start_soon(self._take_back)
                         await self._write_replies(from_reader)
                 self._stuck_since = float("inf")
                 with trio.CancelScope(shield=True):
@@ -226,6 +246,7 @@ class ReplyLane:
                 self._engine.cancel_all(self._peer)
                 self._drop_replies()
         finally:
+            unsubscribe()
             self._drop_replies()
             with trio.CancelScope(shield=True):
                 await self._out.close()
@@ -285,6 +306,22 @@ class ReplyLane:
             if want.cid.multihash in read.hidden:
                 read.blocks[at] = None
 
+    async def _take_back(self) -> None:
+        """End what is being written when some of it is not for the peer any more: it may read slowly, or not at all."""
+        looked_at = self._gate.generation
+        while True:
+            if looked_at == self._gate.generation:
+                await self._changed.wait()
+            looked_at = self._gate.generation
+            sending = self._sending
+            if sending is None:
+                continue
+            now = _Read(looked_at, [None] * len(sending.reply.wants))
+            await trio.to_thread.run_sync(self._look, sending.reply, now, limiter=self._threads)
+            if sending is self._sending and any(want.cid.multihash in now.hidden for want, _ in sending.payload):
+                sending.read.hidden = now.hidden
+                sending.scope.cancel()
+
     def _one(self, want: PeerWant) -> Buffer | None:
         try:
             return self._store.get_block(want.cid.multihash)
@@ -334,10 +371,7 @@ class ReplyLane:
             self._finished()
 
     async def _write(self, reply: Reply, read: _Read) -> tuple[int, int]:
-        while read.generation != self._gate.generation:
-            # Somebody lost or won the sight of something while this waited for its turn.
-            read.generation = self._gate.generation
-            await trio.to_thread.run_sync(self._look, reply, read, limiter=self._threads)
+        await self._look_anew(reply, read)
         presences = list(reply.presences)
         if read.hidden:
             presences = [each for each in presences if not (each.have and each.cid.multihash in read.hidden)]
@@ -352,9 +386,16 @@ class ReplyLane:
             elif self._engine.still_wanted(want):
                 payload.append((want, block))
         self._engine.written(reply)
-        if not payload and not presences:
-            return 0, 0
-        for attempt in range(limits.STREAM_ATTEMPTS):
+        attempts = 0
+        while payload or presences:
+            if read.generation != self._gate.generation:
+                await self._look_anew(reply, read)
+                payload, presences = self._left(payload, presences, read)
+                continue
+            attempts += 1
+            scope = trio.CancelScope()
+            if payload and read.restricted:
+                self._sending = _Sending(reply, read, payload, scope)
             try:
                 stream = await self._out.get()
                 if payload or speaks_presence(stream.protocol):
@@ -364,20 +405,47 @@ class ReplyLane:
                         presences=presences,
                         pending_bytes=reply.pending_bytes,
                     )
-                    try:
-                        await self._write_parts(stream, parts)
-                    finally:
-                        self._note(payload, read)  # also where only a part of it got there
-                size = sum(len(block) for _, block in payload)
-                if payload and self._counted is not None:
-                    self._counted.sent(self._peer, payload[0][0].cid.multihash, len(payload), size)
-                return len(payload), size
+                    if not scope.cancel_called:
+                        try:
+                            with scope:
+                                await self._write_parts(stream, parts)
+                        finally:
+                            self._note(payload, read)  # also where only a part of it got there
+                        if not scope.cancelled_caught:
+                            size = sum(len(block) for _, block in payload)
+                            if payload and self._counted is not None:
+                                self._counted.sent(self._peer, payload[0][0].cid.multihash, len(payload), size)
+                            return len(payload), size
+                        await self._out.reset()  # the rest of the message does not go out
+                elif not scope.cancel_called:
+                    return 0, 0
+                # What is still for the peer goes in another message.
+                attempts = 0
+                payload, presences = self._left(payload, presences, read)
             except KacheryError as error:
                 log.debug("replying to %s: %s", self._peer, error)
                 await self._out.reset()
-                if attempt == limits.STREAM_ATTEMPTS - 1:
+                if attempts == limits.STREAM_ATTEMPTS:
                     self._engine.cancel_all(self._peer)
+                    break
+            finally:
+                self._sending = None
         return 0, 0
+
+    async def _look_anew(self, reply: Reply, read: _Read) -> None:
+        """See that what was found for the peer is still for it: it may have waited for its turn meanwhile."""
+        while read.generation != self._gate.generation:
+            read.generation = self._gate.generation
+            await trio.to_thread.run_sync(self._look, reply, read, limiter=self._threads)
+
+    def _left(
+        self, payload: Sequence[tuple[PeerWant, Buffer]], presences: Sequence[Presence], read: _Read
+    ) -> tuple[list[tuple[PeerWant, Buffer]], list[Presence]]:
+        """What of a message is still for the peer. Of the rest it is told what is told of what is not here."""
+        gone = [want for want, _ in payload if want.cid.multihash in read.hidden]
+        told = [each for each in presences if not (each.have and each.cid.multihash in read.hidden)]
+        told += filter(None, map(self._engine.withheld, gone))
+        return [each for each in payload if each[0].cid.multihash not in read.hidden], told
 
     def _note(self, payload: Sequence[tuple[PeerWant, Buffer]], read: _Read) -> None:
         """Remember who was given what is not for everyone."""

@@ -271,6 +271,8 @@ class Session:
         self.discover = discover
         #: Which peers may hear of what is wanted, by ID; None where all may.
         self.admits = admits
+        #: Whether gateways may hear of what is wanted.
+        self.admits_gateways = admits is None
         self.members: dict[PeerLink, Member] = {}
         #: The gateways that take part, and when they do; None where none may.
         self.gateways: dict[PeerLink, GatewayMember] = {}

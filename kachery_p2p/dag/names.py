@@ -19,6 +19,8 @@ _WINDOWS_DEVICES = frozenset(
     + [f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"]
 )
 _WINDOWS_CHARACTERS = frozenset('<>:"\\|?*')
+#: Names of most files, which can stand in a folder everywhere but on Windows.
+_USUAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 #: Unicode's control characters, and what ends a line or a paragraph (Cc, Zl, Zp), which no version of it will change.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -54,11 +56,14 @@ def safe_name(name: str, *, windows: bool | None = None) -> str:
             terminal that lists the folder; on Windows also when it names a device, has reserved characters, or ends in
             a dot or space.
     """
+    for_windows = sys.platform == "win32" if windows is None else windows
+    if not for_windows and _USUAL.fullmatch(name):
+        return name
     if len(name_bytes(name)) > MAX_NAME_BYTES:
         raise InvalidName(f"The name {name[:40]!a}... has more than {MAX_NAME_BYTES} bytes, too long for a file.")
     if name != FINDER_ICON and _CONTROL.search(name):
         raise InvalidName(f"The name {name!a} has a control character in it, which no file of ours gets.")
-    if sys.platform == "win32" if windows is None else windows:
+    if for_windows:
         if any(c in _WINDOWS_CHARACTERS or c < " " for c in name) or name[-1] in ". ":
             raise InvalidName(f"Windows has no files named {name!a}.")
         if name.split(".")[0].rstrip(" ").lower() in _WINDOWS_DEVICES:

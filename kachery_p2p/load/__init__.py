@@ -1,6 +1,7 @@
 """One request of the user: what is on disk, what is missing, whom to ask, and when to give up.
 
 load        `Load`: a file, a range of one, or a path through directories
+public      a load for somebody unknown, who may have what everybody may
 directory   a whole directory: its listing, and its files, many at once
 keeper      puts what arrives of it into the repo, while more arrives
 transfer    the bytes of one file, into its partial file

@@ -78,6 +78,7 @@ class CarSource:
         seekable: whether it is a regular file; else it is a pipe.
         ended: whether all of it was read.
         blocks: how many blocks were passed.
+        size: bytes of these.
     """
 
     def __init__(self, file: BinaryIO, folder: Path, here: BlocksHere) -> None:
@@ -98,6 +99,7 @@ class CarSource:
         self._recent_size = 0
         self.ended = False
         self.blocks = 0
+        self.size = 0
         self._leaving = False
         self._failure: MalformedDag | UnsupportedCID | None = None
 
@@ -246,6 +248,7 @@ class CarSource:
             else:
                 self._index.add(cid.multihash, at, length)
                 self.blocks += 1
+                self.size += length
                 reader.skip()
         with explained("reading", "the CAR file"):
             return read_bytes_at(self._fd, size, self._base + reader.position)
@@ -256,6 +259,7 @@ class CarSource:
         """A block that is whole."""
         multihash = cid.multihash
         self.blocks += 1
+        self.size += len(block)
         if self.seekable:
             self._index.add(multihash, self._reader.block_end - len(block), len(block))
         if multihash in wanted and multihash not in taken:

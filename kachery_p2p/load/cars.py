@@ -7,7 +7,7 @@ blocks leaves what it had, and a later load fetches the rest from peers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -137,10 +137,12 @@ class CarRead:
     Attributes:
         roots: what is here now, in the order of the CAR file.
         blocks: how many blocks the CAR file has.
+        size: bytes of these.
     """
 
     roots: tuple[CarRoot, ...]
     blocks: int
+    size: int = 0
 
 
 class CarLoad(Load):
@@ -157,7 +159,13 @@ class CarLoad(Load):
 
 
 async def read_car(
-    repo: Repo, file: BinaryIO, name: str, *, progress: Progress, audience: Audience | None = None
+    repo: Repo,
+    file: BinaryIO,
+    name: str,
+    *,
+    progress: Progress,
+    audience: Audience | None = None,
+    begun: Callable[[Sequence[CID]], Awaitable[None]] | None = None,
 ) -> CarRead:
     """Bring what the roots of a CAR file (version 1 or 2) lead to into the repo, whole.
 
@@ -169,6 +177,7 @@ async def read_car(
         name: what it is called, for errors.
         progress: called with (bytes done, bytes in all) of one root after the other.
         audience: for whom it is; None where nobody said: then what is known stays as it is, and the rest is public.
+        begun: is told the roots, each once, before anything of them is kept.
 
     Raises:
         MalformedDag: it is no CAR file, is cut short, names no root, or a DAG in it makes no sense.
@@ -182,6 +191,8 @@ async def read_car(
     source = CarSource(file, repo.directory / "tmp", downloads.arriving)
     try:
         roots = await _roots(source, name)
+        if begun is not None:
+            await begun(roots)
         came: list[CarRoot] = []
         failed: list[tuple[CID, KacheryError]] = []
         for root in roots:
@@ -203,7 +214,7 @@ async def read_car(
             raise type(error)(
                 f"{name}: {error} All that its roots lead to stands before that place, and is on this machine now."
             ) from error
-        return CarRead(tuple(came), source.blocks)
+        return CarRead(tuple(came), source.blocks, source.size)
     finally:
         source.close()
 

@@ -38,7 +38,7 @@ from kachery_p2p.load.transfer import Transfer
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.walk import Ref
-    from kachery_p2p.load.origin import Origin
+    from kachery_p2p.load.origin import OriginLike
     from kachery_p2p.repo.access import Claim
     from kachery_p2p.repo.download import Download
     from kachery_p2p.repo.repo import Repo
@@ -111,7 +111,7 @@ class Load:
         lasting: Callable[[], None] = lambda: None,
         timeout: float,
         progress: Progress,
-        origin: Origin | None = None,
+        origin: OriginLike | None = None,
         limits: LoadLimits = DEFAULT_LIMITS,
     ) -> None:
         self._repo = repo
@@ -126,6 +126,8 @@ class Load:
         self._begun = trio.current_time()
         #: Where what comes is put: while that lasts, nobody is to blame for silence.
         self._places: set[Place] = set()
+        #: Whether what comes may be written before it was looked at from whom it came.
+        self._places_early = True
         self._waiting_for: CID | None = None
 
     # --- whom to ask, and for how long
@@ -410,8 +412,9 @@ class Load:
 
     def place(self, multihashes: Iterable[bytes], place: Place) -> None:
         """Say where blocks that are about to be wanted belong."""
-        self._places.add(place)
-        self._session.place(multihashes, place)
+        if self._places_early:
+            self._places.add(place)
+            self._session.place(multihashes, place)
 
     def placed(self, place: Place) -> None:
         """Nothing more is put there."""

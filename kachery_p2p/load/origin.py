@@ -55,6 +55,19 @@ class SessionLike(Protocol):
     def stats(self) -> SourcesLike: ...
 
 
+class OriginLike(Protocol):
+    """What a load needs of an `Origin`."""
+
+    audience: Audience
+    groups: frozenset[str] | None
+    decided: bool
+    session: SessionLike
+
+    async def came(self, blocks: Iterable[Received]) -> None: ...
+
+    async def finish(self) -> None: ...
+
+
 class Origin:
     """What is known of where the data of one load is from.
 

@@ -183,6 +183,7 @@ class Finding:
             SeenRecords(db),
             [*entered, *([self.delegated] if self.delegated is not None else [])],
             txt=txt_records if options.dnslink and not self.is_private else None,
+            may_tell=self.may_be_told,
         )
         if self.delegated is not None:
             sources.append(self.delegated)
@@ -505,6 +506,14 @@ class Finding:
             except KacheryError as error:
                 # What is here is listed again every now and then, so that nothing stays untold.
                 self._note(f"announcing: {error}")
+
+    async def may_be_told(self, path: str) -> bool:
+        """Whether everybody may know where a name points. Of `/ipns/` paths nothing can be told."""
+        parts = path.split("/")
+        if parts[:2] != ["", "ipfs"] or len(parts) < 3 or not self._gate.any_restricted():
+            return True
+        multihash = CID.parse(parts[2]).multihash
+        return not await trio.to_thread.run_sync(self._gate.audiences, [multihash])
 
     async def may_announce(self, multihash: bytes) -> bool:
         """Whether there is anybody to whom a root may be announced."""

@@ -1,9 +1,11 @@
 """Before anything is asked of the network: for whom a root is, and so who may hear of it.
 
 Where the URI names groups, or a part of the root is here and is for groups, that is known, and nobody but their members
-hears of it. Where nothing is known, a machine that is in a group asks its fellow members first: those that are
+hears of it. Nor where it was known: what was here for groups, and was removed, or of which a member said so. Where
+nothing is known, a machine that is in a group asks its fellow members first: those that are
 connected, and for about a second those whose addresses are known. A question to them puts the CID before nobody else.
-One that has the root says for whom. Only if nobody says that it is for a group is it looked for as everything else.
+One that has the root says for whom. Only if nobody says that it is for a group is it looked for as everything else,
+and then the CID is told to everybody; whoever does not want that says that members alone are to be asked.
 
 A machine that is in no group, and whose user has named no other machine of his own, asks nobody and waits for nothing.
 """
@@ -71,6 +73,9 @@ class MembersFirst:
         groups: the groups of this machine.
         audiences: for whom what is here is.
         settled: waits until it is known whether a connected machine is one of the user's own.
+        formerly: for whom a root was that was removed here; None where that is not known. Runs in a thread, and only
+            where something was ever restricted.
+        ever_restricted: whether that is so. Cheap.
     """
 
     def __init__(
@@ -81,12 +86,18 @@ class MembersFirst:
         audiences: Audiences,
         *,
         settled: Callable[[str], Awaitable[None]] | None = None,
+        formerly: Callable[[bytes], Audience | None] = lambda multihash: None,
+        ever_restricted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._host = host
         self._finding = finding
         self._groups = groups
         self._audiences = audiences
         self._settled = settled
+        self._formerly = formerly
+        self._ever_restricted = ever_restricted
+        #: What members said of roots that nothing of is here, so that nobody else is asked when they are away.
+        self._told: OrderedDict[bytes, frozenset[str]] = OrderedDict()
         #: Members that could not be reached, and roots of which nobody knew anything, until when (trio's clock).
         self._away: dict[str, float] = {}
         self._questions: WeakValueDictionary[str, trio.Semaphore] = WeakValueDictionary()
@@ -96,6 +107,7 @@ class MembersFirst:
     def _changed(self) -> None:
         self._away.clear()
         self._unknown.clear()
+        self._told.clear()  # whoever said it may be no member any more
 
     def check(self, hint: Iterable[str]) -> frozenset[str]:
         """The groups of a hint in which this machine is.
@@ -105,24 +117,36 @@ class MembersFirst:
         """
         wanted = frozenset(hint)
         mine = wanted & self._groups.own_groups()
+        if OWN in wanted and self._groups.members_of(OWN):
+            mine |= {OWN}
+        if wanted <= {OWN} and wanted and not mine:
+            raise NotAMember(
+                "This is private: for the machines of whoever made the URI, who are to name each other's peer IDs in "
+                "KACHERY_CLOUD_OWN_PEERS. This machine names none, so nobody is asked. If it was made public since, "
+                "ask for its new URI."
+            )
         if wanted and not mine:
-            named = " and ".join(sorted(wanted))
+            named = " and ".join(sorted(wanted - {OWN}))
             raise NotAMember(
                 f"This is for members of the group {named}; you are not in it on this machine. Ask one of its owners "
                 "for an invitation, and join with it: kachery-cloud-group join INVITATION"
             )
         return mine
 
-    async def plan(self, cid: CID, hint: Iterable[str] = (), providers: Iterable[str] = ()) -> Plan:
+    async def plan(
+        self, cid: CID, hint: Iterable[str] = (), providers: Iterable[str] = (), *, members_only: bool = False
+    ) -> Plan:
         """Who may hear of a root.
 
         Args:
             cid: the root.
             hint: the groups that it is for, as its URI says.
             providers: multiaddrs of peers that may have it: members among them are asked there, too.
+            members_only: whether nobody but members of the groups of this machine, and the user's own machines, is to
+                hear of it, whatever is known of it.
 
         Raises:
-            NotAMember: this machine is in none of these groups.
+            NotAMember: this machine is in none of these groups; or in none at all, and only members are to be asked.
             RepoError: the catalog cannot be read.
         """
         mine = self.check(hint)
@@ -131,18 +155,40 @@ class MembersFirst:
             found = await trio.to_thread.run_sync(self._audiences.audiences, [cid.multihash])
             known = found.get(cid.multihash)
         if mine:
-            return Plan(mine, watched=True, known=known)
+            return Plan(mine - {OWN}, watched=True, known=known)
         if known is not None and known.groups:
             return Plan(known.groups - {OWN}, watched=True, known=known)
-        if not self._groups.own_groups() and not self._groups.members_of(OWN):
-            return Plan(frozenset() if known is not None else None, watched=known is not None, known=known)
+        alone = not self._groups.own_groups() and not self._groups.members_of(OWN)
+        if members_only and alone:
+            raise NotAMember(
+                "Only members are to be asked (KACHERY_CLOUD_MEMBERS_ONLY), and this machine is in no group, nor does "
+                "it name other machines of yours. Join one (kachery-cloud-group join), or switch that off."
+            )
+        before = None if known is not None else await self._before(cid.multihash)
+        if alone:
+            here = known is not None or before is not None
+            return Plan(frozenset() if here else None, watched=here, known=known)
         told = await self._ask_all(cid.multihash, providers)
         groups = frozenset[str]().union(*(each.groups for each in told.values()))
-        if not groups and known is not None:
+        if groups and known is None:
+            self._told[cid.multihash] = groups
+            while len(self._told) > MOST_REMEMBERED:
+                self._told.popitem(last=False)
+        elif not groups and (known is not None or members_only):
             groups = self._groups.own_groups()  # what is here came from a member that did not say for whom it has it
+        elif not groups and before is not None:
+            groups = before
         elif not groups:
             return Plan(watched=True, told=told)
         return Plan(groups - {OWN}, watched=True, known=known, told=told)
+
+    async def _before(self, multihash: bytes) -> frozenset[str] | None:
+        """The groups that a root was for of which nothing is here now; None where nothing is known of it."""
+        told = self._told.get(multihash)
+        if told is not None or not self._ever_restricted():
+            return told
+        was = await trio.to_thread.run_sync(self._formerly, multihash)
+        return None if was is None else was.groups
 
     async def ask(self, peer: str, multihash: bytes) -> Audience | None:
         """For whom a connected member has a root; None where it does not say, or does not have it."""

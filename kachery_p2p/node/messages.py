@@ -42,6 +42,8 @@ class LoadRequest:
             part of that folder. So it is with "bytes" and a path, always.
         groups: the IDs of groups that it is for. Where there are any, nobody but their members, and the user's own
             machines, hears of it.
+        members_only: nobody but members of the groups of this machine, and the user's own machines, is to hear of it,
+            whatever is known of it.
     """
 
     cid: CID
@@ -53,6 +55,7 @@ class LoadRequest:
     timeout: Seconds = 60.0
     part: bool = field(default=False, metadata=OMITTED)
     groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    members_only: bool = field(default=False, metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,14 @@ class LoadResult:
 class WhereisRequest:
     """Who has a root? Asked for at most `timeout` seconds. `providers` are asked beside those that are found.
 
-    `groups` are as in `LoadRequest`.
+    `groups` and `members_only` are as in `LoadRequest`.
     """
 
     cid: CID
     timeout: Seconds
     providers: tuple[str, ...] = ()
     groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    members_only: bool = field(default=False, metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,7 @@ class CopiesRequest:
         proofs: of it, that a peer must give.
         timeout: seconds to search for at most.
         providers: multiaddrs of peers to ask, besides those that are found.
-        groups: as in `LoadRequest`.
+        groups, members_only: as in `LoadRequest`.
     """
 
     cid: CID
@@ -256,6 +260,7 @@ class CopiesRequest:
     timeout: Seconds
     providers: tuple[str, ...] = ()
     groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    members_only: bool = field(default=False, metadata=OMITTED)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ modules beside it put together what belongs together: `discovery` routing, reach
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,26 +21,21 @@ from kachery_p2p.access.gate import Gate
 from kachery_p2p.access.log import LOG_NAME, AccessLog
 from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.dag.directory import list_directory
-from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.errors import ContentNotFound, DialError, DiskFull, KacheryError, NoPermission, RemovedMeanwhile
-from kachery_p2p.load.claimed import Claimed
-from kachery_p2p.load.directory import DirectoryLoad
+from kachery_p2p.errors import ContentNotFound, DialError, DiskFull, KacheryError, NoPermission
 from kachery_p2p.load.downloads import Downloads
-from kachery_p2p.load.interfaces import Progress
-from kachery_p2p.load.load import Load
-from kachery_p2p.load.origin import Origin
 from kachery_p2p.membership.groups import Groups
 from kachery_p2p.membership.own_machines import OwnMachines
 from kachery_p2p.membership.service import GroupService
 from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
 from kachery_p2p.node.fetched import Counters
+from kachery_p2p.node.loading import Loading
 from kachery_p2p.node.members import MembersFirst
 from kachery_p2p.node.messages import Copies, LoadResult, PublishedName, ResolvedName
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.node.pins import Keeping
 from kachery_p2p.node.ports import Ports
+from kachery_p2p.node.public_loads import PublicLoads
 from kachery_p2p.node.status import discovery_status
 from kachery_p2p.node.status_messages import ConnectedPeer, GatewayStatus, NodeStatus, TrafficStatus
 from kachery_p2p.node.whereis import Whereis
@@ -54,10 +48,8 @@ from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.units import GIB, HOUR
 
 if TYPE_CHECKING:
-    from kachery_p2p.bitswap.handle import SessionHandle
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
-    from kachery_p2p.node.members import Plan
     from kachery_p2p.node.messages import (
         Announced,
         AnnounceRequest,
@@ -76,7 +68,6 @@ if TYPE_CHECKING:
     from kachery_p2p.pinning.server.keeper import ServiceFigures
     from kachery_p2p.repo.keys import NodeKey
     from kachery_p2p.repo.repo import Repo
-    from kachery_p2p.routing.interfaces import Provider
     from kachery_p2p.routing.provide.blinding import Members
 
 log = logging.getLogger("kachery_p2p.node.node")
@@ -96,8 +87,6 @@ PROBE_BYTES = 1 << 16
 RECONNECT_FIRST, RECONNECT_MOST = 1.0, 60.0
 #: How often a load goes on after room was made for it, and bytes that are made free where it does not say how many.
 ROOM_TRIES, ROOM_STEP = 5, GIB
-#: How often a directory is loaded on, when files that it relied on are removed while it is loaded.
-REMOVALS = 3
 
 
 class Node:
@@ -118,6 +107,7 @@ class Node:
 
     Attributes:
         keeping: what is pinned elsewhere.
+        public_loads: loads for those who may have nothing but what everybody may.
         gate: decides who may see what. Whatever gives something away asks it.
         access_log: who was given what is not for everyone.
         groups: the groups that this machine is in, and who else is.
@@ -207,7 +197,13 @@ class Node:
         )
         self._own_machines = OwnMachines(self.host, self.groups)
         self._members_first = MembersFirst(
-            self.host, self.finding, self._members, self.gate, settled=self._own_machines.settled
+            self.host,
+            self.finding,
+            self._members,
+            self.gate,
+            settled=self._own_machines.settled,
+            formerly=repo.access.leaving.formerly,
+            ever_restricted=repo.access.records.begun,
         )
         self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
@@ -217,7 +213,20 @@ class Node:
         self._said_addresses: list[str] | None = None
         #: Roots of loads that have lasted for some time: a part of each is here.
         self._lasting: frozenset[bytes] = frozenset()
-        self._whole_loads: dict[tuple[CID, frozenset[str] | None], tuple[Load, trio.Event]] = {}
+        self._loading = Loading(
+            repo,
+            self._downloads,
+            self.exchange,
+            self.finding,
+            self._members,
+            self._members_first,
+            reach=self._reach,
+            peers=self._peers,
+            lasting=self._is_lasting,
+        )
+        self.public_loads = PublicLoads(
+            repo, self.host, self.exchange, self.finding, self.gate, self._members, reach=self._reach, peers=self._peers
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and serve until cancelled.
@@ -244,6 +253,7 @@ class Node:
                 if self.gateways is not None:
                     await nursery.start(self.gateways.run)
                 await nursery.start(self.keeping.run)
+                nursery.start_soon(self.public_loads.run)
                 nursery.start_soon(self._note_served)
                 self._nursery = nursery
                 self.set_peers(self._peers)
@@ -390,7 +400,7 @@ class Node:
         Raises:
             NotAMember: it is for groups, and this machine is in none of them.
         """
-        plan = await self._members_first.plan(request.cid, request.groups)
+        plan = await self._members_first.plan(request.cid, request.groups, members_only=request.members_only)
         return await Whereis(self.host, self.exchange, self.finding, tell, plan.groups).run(request)
 
     async def publish(self, request: PublishRequest) -> PublishedName:
@@ -409,16 +419,11 @@ class Node:
         )
 
     async def _check_public(self, path: str) -> None:
-        """See `publish`. Of `/ipns/` paths nothing can be told."""
-        parts = path.split("/")
-        if parts[:2] != ["", "ipfs"] or len(parts) < 3 or not self.gate.any_restricted():
-            return
-        root = CID.parse(parts[2])
-        found = await trio.to_thread.run_sync(self.gate.audiences, [root.multihash])
-        if root.multihash in found:
+        """See `publish`."""
+        if not await self.finding.may_be_told(path):
             raise NoPermission(
-                f"ipfs://{root} is not for everybody, and a published name would tell everybody its CID. Pass on its "
-                "URI instead; or make it public first (kachery-cloud visibility)."
+                f"ipfs:/{path.removeprefix('/ipfs')} is not for everybody, and a published name would tell everybody "
+                "its CID. Pass on its URI instead; or make it public first (kachery-cloud visibility)."
             )
 
     async def resolve(self, request: ResolveRequest) -> ResolvedName:
@@ -455,7 +460,7 @@ class Node:
         arriving.hide(multihash, request.timeout + HIDDEN_SECONDS)
         found = Copies()
         try:
-            plan = await self._members_first.plan(request.cid, request.groups)
+            plan = await self._members_first.plan(request.cid, request.groups, members_only=request.members_only)
             found = await CopySearch(self.host, self.exchange, self.finding, request, plan.groups).run()
         finally:
             if found.seen:
@@ -475,13 +480,12 @@ class Node:
         """Another process has changed who may see what: those who wait for it get it, and announcements follow."""
         self.gate.changed()
         self.finding.refresh()
+        self.finding.names.look_again()
 
     async def load(
         self, request: LoadRequest, progress: Callable[[int, int, int], None] = lambda done, total, peers: None
     ) -> LoadResult:
-        """Bring a file, a byte range of one, or a directory to this machine.
-
-        `progress` is called with bytes done, bytes in all, and how many peers and gateways gave any.
+        """Bring a file, a byte range of one, or a directory to this machine; see `loading.Loading.load`.
 
         Raises:
             NotAMember: it is for groups, and this machine is in none of them.
@@ -490,7 +494,7 @@ class Node:
         """
         for tries in reversed(range(ROOM_TRIES)):
             try:
-                result = await self._load(request, progress)
+                result = await self._loading.load(request, progress)
                 break
             except DiskFull as error:
                 if not tries or self.room is None or await self.room.make(error.lacking or ROOM_STEP) <= 0:
@@ -501,149 +505,13 @@ class Node:
             self.room.arrived(sum(result.sources.values()))
         return result
 
-    async def _load(self, request: LoadRequest, progress: Callable[[int, int, int], None]) -> LoadResult:
-        begun = trio.current_time()
-        root, kind = request.cid, request.kind
-        for addr in request.providers:
-            parse_address(addr)  # a mistyped address is told at once, not as one more peer that does not answer
-        first, last = 0, None
-        if kind == "info":
-            last = -1  # no bytes of the file
-        elif kind == "bytes":
-            first, last = request.start or 0, None if request.end is None else request.end - 1
+    async def load_public(self, request: LoadRequest) -> LoadResult:
+        """The same for somebody unknown, who may have nothing but what everybody may; see `PublicLoads`."""
+        return await self.public_loads.load(request)
 
-        def lasting() -> None:
-            # Others that load the same find us, and we serve each other.
-            if kind in ("file", "directory") and not request.path:
-                self._lasting |= {root.multihash}
-                self.finding.announce([root.multihash])
-
-        plan = await self._members_first.plan(root, request.groups, request.providers)
-        async with contextlib.AsyncExitStack() as stack:
-            admits = None if plan.groups is None else self.finding.members.admits(plan.groups)
-            session = await stack.enter_async_context(
-                self.exchange.new_session(discover=True, gateways=True, first=first, last=last, admits=admits)
-            )
-            origin = await self._origin(root, plan, session)
-
-            def progressed(done: int, total: int) -> None:
-                progress(done, total, session.source_count)
-
-            def find(cid: CID) -> AsyncGenerator[Provider, None]:
-                return self.finding.providers(cid, plan.groups if origin is None else origin.groups)
-
-            load = Load(
-                self.repo,
-                self._downloads,
-                session,
-                connect=self._reach,
-                find=find,
-                lasting=lasting,
-                timeout=request.timeout,
-                progress=progressed,
-                origin=origin,
-            )
-
-            async def work() -> LoadResult:
-                audience = await load.learn(root)
-                if not audience.everyone:
-                    load.claim = await stack.enter_async_context(Claimed(self.repo.access.claim(audience)))
-                target = root
-                if request.path:
-                    target = (
-                        await load.drive(resolve_path(root, request.path, self.repo.folder_nodes), keep=kind != "info")
-                    ).cid
-                if kind == "info":
-                    return LoadResult(target, size=await load.size(target))
-                if kind == "directory":
-                    await self._directory(load, target, progressed)
-                    return LoadResult(target)
-                if kind == "listing":
-                    await load.drive(list_directory(target))
-                    return LoadResult(target)
-                part = bool(request.path) and (kind == "bytes" or request.part)
-                try:
-                    if kind == "bytes":
-                        where, size = await load.file(target, request.start or 0, request.end)
-                    else:
-                        where, size = await self._whole_file(load, target, request.providers, plan.groups)
-                finally:
-                    if part:
-                        with trio.CancelScope(shield=True):  # also what came of a load that was given up is a part
-                            await trio.to_thread.run_sync(self.repo.inventory.loaded_part, root, target, load.claim)
-                await load.settle()
-                if not part:
-                    await trio.to_thread.run_sync(self.repo.inventory.loaded, target, None, load.claim)
-                return LoadResult(target, str(where), size)
-
-            try:
-                result = await load.run(root, [*self._peers, *request.providers], work)
-            finally:
-                self._lasting -= {root.multihash}
-            sources = session.stats().sources
-        got = sum(sources.values())
-        log.info(
-            "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, got, len(sources),
-            extra={"fields": {"event": "loaded", "root": str(result.cid), "bytes": got, "sources": len(sources)}},
-        )  # fmt: skip
-        self.finding.useful({peer: size for peer, size in sources.items() if not peer.startswith("gateway:")})
-        if sources and kind in ("file", "directory"):
-            self.finding.announce([result.cid.multihash])
-        return replace(result, sources=sources, seconds=trio.current_time() - begun)
-
-    async def _origin(self, root: CID, plan: Plan, session: SessionHandle) -> Origin | None:
-        """What finds out for whom it is that is loaded; None where it is for everybody."""
-        if not plan.watched:
-            return None
-        if plan.known is None and await trio.to_thread.run_sync(self.repo.has_block, root.multihash) is not None:
-            return None  # a part of it is here, and for everybody
-
-        def restricted(groups: frozenset[str]) -> None:
-            session.restrict(self.finding.members.admits(groups))
-
-        return Origin(
-            root,
-            session,
-            self._members,
-            lambda peer: self._members_first.ask(peer, root.multihash),
-            groups=plan.groups,
-            known=plan.known,
-            told=plan.told,
-            restricted=restricted,
-        )
-
-    async def _directory(self, load: Load, root: CID, progress: Progress) -> None:
-        """Load a directory. What was here and was removed meanwhile is loaded, too."""
-        for more in reversed(range(REMOVALS)):
-            try:
-                await DirectoryLoad(load, self.repo, progress).run(root)
-            except RemovedMeanwhile:
-                if not more:
-                    raise
-            else:
-                return
-
-    async def _whole_file(
-        self, load: Load, cid: CID, providers: Iterable[str], groups: frozenset[str] | None
-    ) -> tuple[Path, int]:
-        """Load a file once, however many ask for it at the same time: later ones lend their providers and wait.
-
-        Only those wait for each other that may ask the same peers.
-        """
-        key = cid, groups
-        while True:
-            running = self._whole_loads.get(key)
-            if running is None:
-                break
-            running[0].add_providers(providers)
-            await running[1].wait()  # that load watches the clock
-        done = trio.Event()
-        self._whole_loads[key] = (load, done)
-        try:
-            return await load.file(cid)
-        finally:
-            del self._whole_loads[key]
-            done.set()
+    def _is_lasting(self, root: CID, lasts: bool) -> None:
+        """A load of a root has lasted for some time, and a part of it is here; or it has ended."""
+        self._lasting = self._lasting | {root.multihash} if lasts else self._lasting - {root.multihash}
 
     # --- what is going on
 

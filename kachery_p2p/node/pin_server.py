@@ -7,16 +7,17 @@ itself. What the user keeps beside that stays when the last pin goes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
 from kachery_p2p.errors import ContentNotFound, InvalidAddress, IsADirectory, KacheryError
+from kachery_p2p.load.cars import read_car
 from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.pinning.limits import MAX_ADDRESSES
-from kachery_p2p.pinning.server.keeper import Figures, Progress
+from kachery_p2p.pinning.server.keeper import Brought, Figures, Progress
 from kachery_p2p.repo.kept_rows import LOADED, PINNED
 from kachery_p2p.transport.addresses import parse_address
 
@@ -92,6 +93,13 @@ class PinKeeper:
             # This machine may load it, being a member; whoever pins it has not shown that they may.
             raise ContentNotFound(f"Nobody was found who has ipfs://{root}.")
 
+    async def bring(self, file: Any, begun: Callable[[Sequence[CID]], Awaitable[None]]) -> Brought:
+        """See `Keeper`."""
+        came = await read_car(
+            self._repo, file, "The CAR file", progress=lambda done, total, sources=0: None, begun=begun
+        )
+        return Brought(tuple((root.cid, root.size) for root in came.roots), came.blocks, came.size)
+
     async def _load(
         self, request: LoadRequest, told: Callable[[int, int, int], None] = lambda done, total, sources: None
     ) -> LoadResult:
@@ -132,6 +140,8 @@ class PinKeeper:
         def let_go() -> bool:
             kept = self._repo.inventory.get(root)
             if kept is None:
+                if before is None:
+                    self._repo.removal.drop_begun(root)
                 return False
             ours = kept.how == PINNED or (before is None and kept.how in (0, LOADED) and not kept.whole)
             if ours and not kept.given:

@@ -447,6 +447,7 @@ class RootAccess:
         return row[0], row[1] or "", bool(row[2]), bool(row[3])
 
     def _bind_public(self, db: sqlite3.Connection, key: bytes) -> None:
+        db.execute("DELETE FROM formerly WHERE multihash = ?", (cid_of(key, 1).multihash,))
         number, _, _, _ = db.execute(_STATE, (key,)).fetchone()
         if number is not None:
             make_public(db, number)

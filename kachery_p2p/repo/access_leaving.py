@@ -7,14 +7,16 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
+from kachery_p2p.access.audience import Audience
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import DiskFull
 from kachery_p2p.repo.access_interface import Access
 from kachery_p2p.repo.access_records import AccessRecord
 from kachery_p2p.repo.catalog import Catalog
-from kachery_p2p.repo.claim_rows import access_of_block, narrow_public, release
+from kachery_p2p.repo.claim_rows import access_of_block, narrow_public, parsed, release
 from kachery_p2p.repo.dag_blocks import each_block
-from kachery_p2p.repo.limits import ORPHAN_SECONDS
+from kachery_p2p.repo.limits import FORMER_SECONDS, MAX_FORMER, ORPHAN_SECONDS
+from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.serving import BlockReader
 
 
@@ -28,12 +30,25 @@ class Leaving:
 
     def going(self, db: sqlite3.Connection, key: bytes, *, stays: bool) -> None:
         """A root was taken off the list, in a transaction of the caller's; `stays` as a part of others."""
-        row = db.execute("SELECT id FROM access WHERE key = ?", (key,)).fetchone()
-        if row is None:
+        row = db.execute("SELECT id, audience FROM access WHERE key = ?", (key,)).fetchone()
+        multihash = cid_of(key, 1).multihash
+        if row is not None:
+            # Whoever loads it again by its CID alone must not ask everybody.
+            former = (multihash, row[1], time.time())
+            db.execute("INSERT OR REPLACE INTO formerly (multihash, audience, gone) VALUES (?, ?, ?)", former)
+        else:
+            db.execute("DELETE FROM formerly WHERE multihash = ?", (multihash,))
             # A public one: what it shares with others is looked at once more when it is gone.
             db.execute("UPDATE access SET added = 1 WHERE id = 0 AND EXISTS (SELECT 1 FROM claims WHERE access = 0)")
-        elif stays:
+        if row is not None and stays:
             release(db, row[0])
+
+    def formerly(self, multihash: bytes) -> Audience | None:
+        """For whom a root was that was removed here lately; None where that is not known, or it was for everybody."""
+        row = self._catalog.one(
+            "SELECT audience FROM formerly WHERE multihash = ? AND gone >= ?", (multihash, time.time() - FORMER_SECONDS)
+        )
+        return None if row is None else parsed(row[0])
 
     def forget(self, cids: Sequence[CID]) -> None:
         """Write down that some roots are not kept any more: what was public of them is not for everyone for ever."""
@@ -94,6 +109,13 @@ class Leaving:
                     release(db, row)
         if not self._catalog.read_only:
             self._access.records.tidy()
+            if self._catalog.one("SELECT 1 FROM formerly LIMIT 1") is not None:
+                with self._catalog.write() as db:
+                    db.execute("DELETE FROM formerly WHERE gone < ?", (time.time() - FORMER_SECONDS,))
+                    db.execute(
+                        "DELETE FROM formerly WHERE multihash IN "
+                        f"(SELECT multihash FROM formerly ORDER BY gone DESC LIMIT -1 OFFSET {MAX_FORMER})"
+                    )
 
 
 def _is_kept(db: sqlite3.Connection, key: bytes) -> bool:

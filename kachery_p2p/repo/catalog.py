@@ -160,9 +160,10 @@ _LATER_TABLES = {
     access INTEGER NOT NULL,
     PRIMARY KEY (multihash, access)
 ) WITHOUT ROWID""",
+    "formerly": "(multihash BLOB PRIMARY KEY, audience TEXT NOT NULL, gone REAL NOT NULL)",
 }
 #: Those of them that begin empty, so that nothing need be found out where they are missing.
-_BEGIN_EMPTY = {"parts", "access", "claims"}
+_BEGIN_EMPTY = {"parts", "access", "claims", "formerly"}
 _LATER_INDEX = "CREATE INDEX IF NOT EXISTS claims_by_access ON claims (access)"
 _EVERYONE_ROW = f"INSERT OR IGNORE INTO access (id, key, audience, added) VALUES ({EVERYONE}, NULL, 'public', 0)"
 

@@ -69,15 +69,20 @@ class FolderStorer:
                 self._keep(cid, nodes, nodes, total, profile)
         return Stored(cid, total, Path(top.path), dag_size)
 
-    def keep_loaded(self, root: CID, tree: StoredTree | None) -> None:
-        """See Repo.keep_directory."""
+    def keep_loaded(self, root: CID, tree: StoredTree | None) -> StoredTree | None:
+        """See Repo.keep_directory.
+
+        Returns:
+            What it holds, all nodes of which are here; None where the directory was known, and was not looked into.
+        """
         if self._knows(root, []):
-            return
+            return None
         tree = tree or read_tree(root, self.placer.reader.nodes)
         if tree.broken:
             raise RemovedMeanwhile(f"The directory {root} is not all here, so it cannot be kept. {tree.broken[0][1]}")
         total = tree.size(self.placer.root_sizes(list(tree.files)))
         self._keep(root, self._each_node(root, tree), (), total, None)
+        return tree
 
     def _each_node(self, root: CID, tree: StoredTree) -> Iterator[Node]:
         left = len(tree.nodes)

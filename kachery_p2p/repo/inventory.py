@@ -124,15 +124,17 @@ class Inventory:
                 label_row(db, key, label, now)
         self._remember(key, now)
 
-    def keep_folder(self, root: CID, claim: Claim | None = None) -> None:
+    def keep_folder(self, root: CID, claim: Claim | None = None, tree: StoredTree | None = None) -> None:
         """Note that a folder was loaded by itself, under a claim where it is not for everyone.
 
-        The caller has the lock of those who add.
+        The caller has the lock of those who add. Where it has just looked at all nodes of the folder, `tree` is what
+        is in it.
 
         Raises:
             RemovedMeanwhile: a file of it is not here.
         """
-        lacking, _ = self.lacking(root)
+        broken, missing, _ = self._lacking(root, tree)
+        lacking = broken + len(missing)
         if lacking:
             raise RemovedMeanwhile(f"{lacking} files of {root} were removed while it was loaded. Load it again.")
         self.keep(root, LOADED, durable=True, audience=None if claim is None else claim.audience, claim=claim)
@@ -312,9 +314,9 @@ class Inventory:
         broken, missing, count = self._lacking(cid)
         return broken + len(missing), count
 
-    def _lacking(self, cid: CID) -> tuple[int, set[bytes], int]:
+    def _lacking(self, cid: CID, tree: StoredTree | None = None) -> tuple[int, set[bytes], int]:
         """The same: folders, the keys of files, and how many there are."""
-        tree = self.members(cid)
+        tree = tree or self.members(cid)
         keys = [bytes(member.to_v1()) for member in tree.files if not _inline(member)]
         return len(tree.broken), set(keys) - self.here_among(keys), len(tree.files)
 

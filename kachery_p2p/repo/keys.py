@@ -108,6 +108,23 @@ def kept_identity(directory: Path) -> NodeKey | None:
     return load_or_create_identity(directory)
 
 
+def check_identity(directory: Path) -> NodeKey | None:
+    """The identity kept in `directory`, whoever's it is; None where there is none yet. Changes nothing, not even modes.
+
+    Raises:
+        IdentityError: as for `load_or_create_identity`; or it may not be read.
+    """
+    path, public_path = directory / PRIVATE_NAME, directory / PUBLIC_NAME
+    if not os.path.lexists(path):
+        if os.path.lexists(public_path):
+            raise IdentityError(f"There is {public_path} but no {path}.")
+        return None
+    seed, public = _parse_private(path, _read(path))
+    if public_path.exists() and _read_public(public_path) != public:
+        raise IdentityError(f"{public_path} is not the public key of {path}: the two come from different identities.")
+    return NodeKey(seed, public, peer_id_of(public))
+
+
 def new_identity() -> NodeKey:
     """A new identity that is kept nowhere."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -214,6 +231,12 @@ def _write_beside(path: Path, data: bytes) -> Path:
 
 
 def _read_private(path: Path) -> tuple[bytes, bytes]:
+    _make_private(path)
+    return _parse_private(path, _read(path))
+
+
+def _parse_private(path: Path, pem: bytes) -> tuple[bytes, bytes]:
+    """The private and the public key in what the file `path` has."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
@@ -223,8 +246,6 @@ def _read_private(path: Path) -> tuple[bytes, bytes]:
         load_pem_private_key,
     )
 
-    _make_private(path)
-    pem = _read(path)
     try:
         key = load_pem_private_key(pem, password=None)
     except TypeError:

@@ -20,6 +20,7 @@ from kachery_p2p.errors import DamagedFile
 from kachery_p2p.repo.contents import Contents
 from kachery_p2p.repo.filenodes import FileNodes
 from kachery_p2p.repo.layers import Layers
+from kachery_p2p.repo.packs import PackedFile
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -148,13 +149,9 @@ class ManyLayered:
         self._own = own
         self._layers = layers
 
-    def packed_sizes(self, cids: Sequence[CID]) -> dict[CID, int]:
-        """The sizes in bytes of those of the files that lie in packs, as the catalogs say. They are not read."""
-        return all_of(self._own, self._layers, cids, lambda contents, left: contents.many.packed_sizes(left))
-
-    def packed_files(self, cids: Sequence[CID]) -> dict[CID, bytes]:
-        """The bytes of those of the files that lie in packs and are right. All are held in memory."""
-        return all_of(self._own, self._layers, cids, lambda contents, left: contents.many.packed_files(left))
+    def packed(self, cids: Sequence[CID]) -> dict[CID, PackedFile]:
+        """Those of the files that lie in packs, as the catalogs say. They are not read."""
+        return all_of(self._own, self._layers, cids, lambda contents, left: contents.many.packed(left))
 
     def lacking(self, cids: Sequence[CID]) -> set[CID]:
         """Those of the files of which nothing is here that `Repo.file_size` would find."""

@@ -109,6 +109,11 @@ LOCK_POLL_SECONDS = 0.05
 #: Files whose state is written with one transaction while all are checked; an interrupted check loses no more.
 MARK_BATCH = 256
 
+#: Seconds for which it is remembered for whom a root was that was removed, and the most of them. Earlier secrets of
+#: groups are kept for as long.
+FORMER_SECONDS = 60 * 24 * 3600
+MAX_FORMER = 65_536
+
 #: Seconds an inner node that no root reaches is kept: the store or load that put it there may still be going on.
 ORPHAN_SECONDS = 7 * 24 * 3600
 

@@ -1,10 +1,11 @@
-"""Many small files at once: what is here of them, and their bytes, with a look-up for hundreds."""
+"""Many small files at once: what is here of them, with a look-up for hundreds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from kachery_p2p.dag.cid import CID
+from kachery_p2p.repo.packs import PackedFile
 from kachery_p2p.repo.placing import Placer
 
 
@@ -15,22 +16,11 @@ class ManyFiles:
         self._placer = placer
         self._packs = placer.reader.packs
 
-    def packed_sizes(self, cids: Sequence[CID]) -> dict[CID, int]:
-        """The sizes in bytes of those of the files that lie in packs, as the catalog says. They are not read."""
+    def packed(self, cids: Sequence[CID]) -> dict[CID, PackedFile]:
+        """Those of the files that lie in packs, as the catalog says. They are not read."""
         places = self._packs.files(cids)
         found = ((cid, places.get(bytes(cid.to_v1()))) for cid in cids)
-        return {cid: place.length for cid, place in found if place is not None}
-
-    def packed_files(self, cids: Sequence[CID]) -> dict[CID, bytes]:
-        """The bytes of those of the files that lie in packs and are right. All are held in memory."""
-        places = self._packs.files(cids)
-        found: dict[CID, bytes] = {}
-        for cid in cids:
-            place = places.get(bytes(cid.to_v1()))
-            data = None if place is None else self._packs.read(cid.multihash, place)
-            if data is not None:
-                found[cid] = data
-        return found
+        return {cid: PackedFile(cid, place, self._packs) for cid, place in found if place is not None}
 
     def lacking(self, cids: Sequence[CID]) -> set[CID]:
         """Those of the files of which nothing is here that `Repo.file_size` would find.
@@ -39,5 +29,6 @@ class ManyFiles:
         """
         if self._placer.catalog.in_memory:
             return set()  # what packs have is taken in when it is looked for
-        known, may_hold = self._placer.root_sizes(cids), self._placer.layout.may_hold
-        return {cid for cid in cids if bytes(cid.to_v1()) not in known and not may_hold(cid)}
+        known = self._placer.root_sizes(cids)
+        unknown = {cid for cid in cids if bytes(cid.to_v1()) not in known}
+        return unknown - self._placer.layout.may_hold(unknown)

@@ -66,6 +66,23 @@ class Place(NamedTuple):
     wrap: int
 
 
+class PackedFile(NamedTuple):
+    """A file in a pack, as the catalog says: it is not read yet, and may have moved when it is."""
+
+    cid: CID
+    place: Place
+    packs: PackReader
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.place.length
+
+    def read(self) -> bytes | None:
+        """Its bytes; None where they are no longer there, or not right."""
+        return self.packs.read(self.cid.multihash, self.place)
+
+
 class Section(NamedTuple):
     """A right section of a pack.
 

@@ -123,6 +123,16 @@ class Removal:
                 freed = sum(self._unlink(path) or 0 for path in partial if path is not None)
                 return replace(removed, freed=removed.freed + freed)
 
+    def drop_begun(self, cid: CID) -> None:
+        """Remove the partial file of a load that was begun, and of which nothing has arrived: no list has it.
+
+        Raises:
+            RepoBusy: it is being loaded, or something is being stored.
+        """
+        with self._lock.removing(), self._partial_lock(cid) as path:
+            if path is not None and self._inventory.get(cid) is None:
+                self._unlink(path)
+
     def forget(self, cid: CID) -> bool:
         """See Repo.remove."""
         with self._lock.removing():

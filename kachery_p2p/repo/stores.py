@@ -227,8 +227,8 @@ class Stores(Layered):
         """
         self._as_in_layers([root])
         with self._placer.lock.adding():
-            FolderStorer(self._placer.under(claim)).keep_loaded(root, tree)
-            self.inventory.keep_folder(root, claim)
+            tree = FolderStorer(self._placer.under(claim)).keep_loaded(root, tree)
+            self.inventory.keep_folder(root, claim, tree)
 
     def add_small_files(self, files: Sequence[tuple[CID, Buffer]], claim: Claim | None = None) -> None:
         """Keep loaded files that are one block each, many in one transaction; give the file's bytes, not the block's.

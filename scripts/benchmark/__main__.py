@@ -54,7 +54,7 @@ def main() -> int:
     if options.compare:
         return compare.main(*options.compare)
     is_far = options.wan is not None
-    rows = _available(select(options.rows), is_far)
+    rows = _available([row for row in select(options.rows) if options.before or not row.before], is_far)
     report: dict[str, Any] = {"machine": machine.describe(), "peers": {}, "runs": options.runs, "datasets": []}
     if not options.json:
         print("\n".join(f"{key:8}{value}" for key, value in report["machine"].items()))
@@ -68,7 +68,8 @@ def main() -> int:
                     chosen = [row for row in rows if dataset.kind in row.kinds]
                     if not chosen:
                         continue
-                    results, versions = measure(folder / "stage", dataset, around, chosen, options.runs)
+                    stage = Stage(folder / "stage", dataset, around, options.before)
+                    results, versions = measure(stage, folder, chosen, options.runs)
                     report["peers"].update(versions)
                     report["datasets"].append(_as_json(scene.name, dataset, results))
                     failed = failed or any(len(samples) < options.runs for samples in results.values())
@@ -84,21 +85,18 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def measure(
-    folder: Path, dataset: Dataset, around: Surroundings, rows: list[Row], runs: int
-) -> tuple[Results, dict[str, str]]:
+def measure(stage: Stage, folder: Path, rows: list[Row], runs: int) -> tuple[Results, dict[str, str]]:
     """Runs every row `runs` times, to and fro. Returns the samples of each, and the versions of the peers.
 
     A row whose peer fails has no sample of that run. Wrong bytes end all of it.
     """
     results: Results = {row.key: [] for row in rows}
-    folder.mkdir()
-    stage = Stage(folder, dataset, around)
+    dataset, around = stage.dataset, stage.around
     try:
         for number in range(runs):
             for row in rows if number % 2 == 0 else reversed(rows):
                 print(f"[{number + 1}/{runs}] {dataset.name}: {row.title} ... ", end="", file=sys.stderr, flush=True)
-                memory.fill(folder.parent)
+                memory.fill(folder)
                 before = around.wire_bytes()
                 try:
                     sample = row.run(stage)
@@ -192,12 +190,22 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--wan", type=_lines, metavar="LINES", help="over long lines: all, or some, such as 25ms,1gbit,0%%,bbr"
     )
+    parser.add_argument(
+        "--before", type=_checkout, metavar="DIR", help="measure that checkout of ours too, with what is in its .venv"
+    )
     parser.add_argument("--json", action="store_true", help="print every run as JSON instead of tables")
     parser.add_argument(
         "--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="only set two such reports side by side"
     )
     parser.add_argument("--dir", type=Path, help="where to work (the system's temporary directory)")
     return parser.parse_args()
+
+
+def _checkout(text: str) -> Path:
+    path = Path(text).resolve()
+    if not (path / ".venv" / "bin" / "python").exists():
+        raise argparse.ArgumentTypeError(f"{path} has no environment in .venv; its scripts/test --fast makes one")
+    return path
 
 
 def _lines(text: str) -> list[far.Setting]:

@@ -20,9 +20,9 @@ _READS = 30
 _CHUNK = 1 << 20
 
 
-def own_load(stage: Stage, source: Source, name: str) -> Sample:
-    """Our `load_file` or `load_dir`."""
-    with stage.fresh_folder() as folder, stage.new_own(folder) as own:
+def own_load(stage: Stage, source: Source, name: str, *, before: bool = False) -> Sample:
+    """Our `load_file` or `load_dir`; `before`: of the other checkout."""
+    with stage.fresh_folder() as folder, stage.new_own(folder, before=before) as own:
         own.load(source.hello, source.addr)
         reader, server = Meter(own.pid), Meter(source.pid)
         dest = folder / "copy" if stage.dataset.is_folder else None

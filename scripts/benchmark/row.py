@@ -48,6 +48,7 @@ class Row:
         run: measures it.
         unavailable: why it cannot be measured here, or None; the argument says whether over a long line.
         far: whether it is measured over long lines, too.
+        before: whether it measures the other checkout, of `--before`.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Row:
     run: Callable[[Stage], Sample]
     unavailable: Callable[[bool], str | None] = _always
     far: bool = True
+    before: bool = False
 
 
 def sync(path: Path) -> list[str]:

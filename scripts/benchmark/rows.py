@@ -36,6 +36,10 @@ ROWS: tuple[Row, ...] = (
         "store", STORE, "store (a copy in the data directory)", SYNCED, _DATA,
         lambda s: storing.own_store(s, link=False), far=False,
     ),
+    Row(
+        "store-before", STORE, "store, the other checkout", SYNCED, _DATA,
+        lambda s: storing.own_store(s, link=False, before=True), far=False, before=True,
+    ),
     Row("link", STORE, "link (no copy)", NOTHING, _DATA, lambda s: storing.own_store(s, link=True), far=False),
     Row("kubo-add", STORE, "Kubo add, then sync", SYNCED, _DATA, storing.kubo_add, kubo.missing, far=False),
     Row(
@@ -63,6 +67,10 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "load-own", LOAD, "load from our own node", SYNCED, _DATA, lambda s: loading.own_load(s, s.own(), "own"),
+    ),
+    Row(
+        "load-before", LOAD, "the other checkout from itself", SYNCED, _DATA,
+        lambda s: loading.own_load(s, s.own(before=True), "before", before=True), before=True,
     ),
     Row(
         "load-kubo", LOAD, "load from Kubo", SYNCED, _DATA, lambda s: loading.own_load(s, s.kubo(), "kubo"),

@@ -36,9 +36,11 @@ class Source:
 class Stage:
     """The dataset and whoever serves it. Servers start when they are first needed and end with the stage."""
 
-    def __init__(self, folder: Path, dataset: Dataset, around: Surroundings) -> None:
-        """Works in `folder`, which must be empty."""
+    def __init__(self, folder: Path, dataset: Dataset, around: Surroundings, before: Path | None = None) -> None:
+        """Makes `folder` and works in it. `before` is another checkout of ours."""
+        folder.mkdir()
         self.dataset = dataset
+        self.before = before
         self.around = around
         self._folder = folder
         self._numbers = itertools.count(1)
@@ -81,18 +83,21 @@ class Stage:
             if not self.dataset.is_folder:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def new_own(self, folder: Path, *, gateway: str = "") -> Own:
-        """A process of our own on the reader's machine, with its node running."""
-        return Own(folder, address=self.around.reader.address, gateway=gateway)
+    def new_own(self, folder: Path, *, gateway: str = "", before: bool = False) -> Own:
+        """A process of our own on the reader's machine, with its node running; `before`: of the other checkout."""
+        checkout = self.before if before else None
+        return Own(folder, address=self.around.reader.address, gateway=gateway, checkout=checkout)
 
-    def own(self) -> Source:
-        """One of our own nodes with the dataset in its data directory."""
-        if "own" not in self._sources:
+    def own(self, *, before: bool = False) -> Source:
+        """One of our own nodes with the dataset in its data directory; `before`: of the other checkout."""
+        name = "before" if before else "own"
+        if name not in self._sources:
             place = self.around.source
             with place.entered():
-                peer = self._stack.enter_context(Own(self._folder / "serving-own", address=place.address))
-                self._sources["own"] = self._source(peer, lambda path: peer.store(path)[0].removeprefix("ipfs://"))
-        return self._sources["own"]
+                folder, checkout = self._folder / f"serving-{name}", self.before if before else None
+                peer = self._stack.enter_context(Own(folder, address=place.address, checkout=checkout))
+                self._sources[name] = self._source(peer, lambda path: peer.store(path)[0].removeprefix("ipfs://"))
+        return self._sources[name]
 
     def kubo(self) -> Source:
         """A Kubo node that has added the dataset."""

@@ -16,9 +16,12 @@ from scripts.benchmark.usage import ChildrenMeter, Meter, Sample, Usage, run_mea
 from scripts.workstation import Workstation
 
 
-def own_store(stage: Stage, *, link: bool, again: bool = False) -> Sample:
-    """Our `store_file` or `store_dir`, or the same as links; `again` measures the second time."""
-    with stage.fresh_folder() as folder, stage.new_own(folder) as own:
+def own_store(stage: Stage, *, link: bool, again: bool = False, before: bool = False) -> Sample:
+    """Our `store_file` or `store_dir`, or the same as links; `again` measures the second time.
+
+    With `before` it is that of the other checkout.
+    """
+    with stage.fresh_folder() as folder, stage.new_own(folder, before=before) as own:
         if again:
             own.store(stage.dataset.path, link=link)
         meter = Meter(own.pid)

@@ -218,7 +218,8 @@ def gateways(lab: AccessLab) -> tuple[Cells, dict[str, frozenset[str]]]:
         What was found, and what it must be.
     """
     uris = lab.store()
-    lab.load("bob", uris, providers=(lab.addr("ann"),))  # his gateway fetches nothing for those who show no token
+    # His gateway has it then; for those who show no token it fetches, apart from that, what everybody may have.
+    lab.load("bob", uris, providers=(lab.addr("ann"),))
     asking = {(name, with_token) for name in ("ann", "bob", "stranger") for with_token in (False, True)}
     tokens = {name: lab.stations[name].call(_TOKEN) for name in ("ann", "bob", "stranger")}
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from scripts.lab_members import LabMember, running_node_of_lab
 from scripts.workstation import Workstation
 from tests.conftest import StartWorkstation
-from tests.helpers.lab_members import LabMember, running_node_of_lab
 from tests.helpers.patience import wait_until
 
 STORE = "say(kcl.store_file(args[0], project=args[1]))"

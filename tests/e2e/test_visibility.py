@@ -79,7 +79,8 @@ def test_changing_it_holds_at_once(people: dict[str, Workstation], tmp_path: Pat
     assert isinstance(load(cleo, uris[0], ada), str)
     done = json.loads(ada.run("kachery-cloud", "visibility", uris[0], "--to", "public", "--json").stdout)
     assert (done["visibility"], done["before"], done["served"]) == (["public"], ["private"], True)
-    assert load(cleo, uris[0], ada) == 300_000
+    assert load(cleo, done["uri"], ada) == 300_000
+    assert "ask for its new URI" in str(load(cleo, uris[0], ada)), "the old one says that it is private"
     public = ada.run("kachery-cloud", "visibility", uris[1], "--to", "public").stdout.strip()
     assert "stays theirs" in ada.run("kachery-cloud", "visibility", public, "--to", "private").stderr
     assert isinstance(load(cleo, public, ada), str)

@@ -12,8 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def self_signed(folder: Path) -> Path:
-    """A certificate of 127.0.0.1 for which only the file itself vouches (`SSL_CERT_FILE`), and its key, in one file."""
+def self_signed(folder: Path, *, days: tuple[int, int] = (-1, 1)) -> Path:
+    """A certificate of 127.0.0.1 for which only the file itself vouches (`SSL_CERT_FILE`), and its key, in one file.
+
+    `days` says from which day to which it is valid, counted from now.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server of the test")])
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -23,8 +26,8 @@ def self_signed(folder: Path) -> Path:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now + datetime.timedelta(days=days[0]))
+        .not_valid_after(now + datetime.timedelta(days=days[1]))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

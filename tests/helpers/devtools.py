@@ -96,6 +96,11 @@ class Browser:
         page.scheme(dark=dark)
         return page
 
+    def add_frame(self, frame: Page) -> Page:
+        """Give a frame in a process of its own the events of that, from now on."""
+        self._pages[frame._session] = frame
+        return frame
+
     def send(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         """Carry out a command: its result."""
         self._number += 1
@@ -139,7 +144,8 @@ class Page:
         requests: the addresses that were asked for, in order.
     """
 
-    def __init__(self, browser: Browser, session: str, target: str) -> None:
+    def __init__(self, browser: Browser, session: str, target: str, context: int | None = None) -> None:
+        self._context = context
         self._browser = browser
         self._session = session
         self._target = target
@@ -196,7 +202,8 @@ class Page:
         Raises:
             DevToolsError: it threw.
         """
-        answer = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        where: dict[str, Any] = {} if self._context is None else {"contextId": self._context}
+        answer = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, **where)
         if "exceptionDetails" in answer:
             details = answer["exceptionDetails"]
             raise DevToolsError(details.get("exception", {}).get("description", details["text"]))
@@ -284,6 +291,26 @@ class Page:
         """What axe-core finds wrong in the page as it is now."""
         self.run(axe.read_text(encoding="utf-8") + "\n;0")
         return self.run(_AXE)
+
+    def frame(self, ending: str) -> Page:
+        """A frame in it, by the end of its address: in a process of its own, or in that of the page.
+
+        Raises:
+            DevToolsError: there is none.
+        """
+        for found in self._browser.send("Target.getTargets")["targetInfos"]:
+            if found["type"] == "iframe" and found["url"].endswith(ending):
+                target = found["targetId"]
+                session = self._browser.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+                frame = self._browser.add_frame(Page(self._browser, session, target))
+                for domain in ("Runtime", "Log", "Audits"):  # each tells what was before, too
+                    frame.send(f"{domain}.enable")
+                return frame
+        for found in self.send("Page.getFrameTree")["frameTree"].get("childFrames", []):
+            if found["frame"]["url"].endswith(ending):
+                world = self.send("Page.createIsolatedWorld", frameId=found["frame"]["id"])["executionContextId"]
+                return Page(self._browser, self._session, self._target, world)
+        raise DevToolsError(f"there is no frame {ending}")
 
     def close(self) -> None:
         """Close it."""

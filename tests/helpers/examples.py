@@ -7,6 +7,7 @@ What an example cannot know (a URI, an address, a file of the reader's) stands i
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,8 +42,9 @@ ssh() { (cd "$HOME" && mkdir -p .kachery-cloud && bash -c "$2"); }
 """
 _EXAMPLES = re.compile(r"Examples?:\n((?: *\S.*\n?)+)")
 _SERVES = re.compile(
-    r"^(?P<variables>(?:[A-Z_]+=\S+ +)*)(?P<command>kachery-cloud[- ]node\b(?! tokens| members| clients| reload| --init"
-    r"| --systemd)[^&|\n]*)$",
+    r"^(?P<variables>(?:[A-Z_]+=\S+ +)*)"
+    r"(?P<command>kachery-cloud[- ]node\b(?! tokens| members| clients| reload| --init| --systemd)(?![^\n]* doctor\b)"
+    r"[^&|\n]*)$",
     re.MULTILINE,
 )
 
@@ -99,6 +101,13 @@ class Scene:
         """Puts the reader's files into the folder of the workstation."""
         make_experiment(self.here.folder / "experiment")
         write_random(self.here.folder / "session.nwb", 300_000, seed=1)
+        chart = {
+            "mark": "point",
+            "data": {"name": "trials"},
+            "encoding": {"x": {"field": "time"}, "y": {"field": "rate"}},
+        }
+        (self.here.folder / "chart.json").write_text(json.dumps(chart), encoding="utf-8")
+        (self.here.folder / "trials.csv").write_text("time,rate\n0,5\n1,7\n", encoding="utf-8")
         (self.here.folder / "token.txt").write_text(token, encoding="utf-8")
 
     def bash(self, lines: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from kachery_p2p.gateway.server.content import Fetch
 from kachery_p2p.gateway.server.limits import GatewayLimits
 from kachery_p2p.gateway.server.names import NameSource
 from kachery_p2p.gateway.server.server import GatewayServer
+from kachery_p2p.gateway.server.sites import Site
 from kachery_p2p.repo.repo import Repo
 from scripts.data import write_random
 from tests.helpers.patience import PATIENCE
@@ -68,6 +69,8 @@ async def gateway(
     resolver: NameSource | None = None,
     gate: Gate | None = None,
     token: Callable[[], str | None] = lambda: None,
+    origins: Sequence[str] = (),
+    sites: Sequence[Site] = (),
     **limits: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway that serves a repo, and a client whose addresses begin there.
@@ -79,7 +82,16 @@ async def gateway(
     """
     bounds = GatewayLimits(**limits)
     server = GatewayServer(
-        repo, "127.0.0.1:0", fetch=fetch, names=names, resolver=resolver, bounds=bounds, gate=gate, token=token
+        repo,
+        "127.0.0.1:0",
+        fetch=fetch,
+        names=names,
+        resolver=resolver,
+        bounds=bounds,
+        gate=gate,
+        token=token,
+        origins=origins,
+        sites=sites,
     )
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:

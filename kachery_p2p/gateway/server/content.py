@@ -134,13 +134,23 @@ class Content:
     Args:
         view: what is here, as whoever asks may see it.
         fetch: how to get what is not here; None where only what is here is served.
+        fetch_apart: the same for whoever may not have what the user may, where anything here is not for everyone. What
+            it brings is seen in the view, too, and nothing else of what is not for them. None where that is not to be.
         bounds: what is given to one reader; `limits` afterwards.
     """
 
-    def __init__(self, view: View, fetch: Fetch | None = None, bounds: GatewayLimits = limits.DEFAULTS) -> None:
+    def __init__(
+        self,
+        view: View,
+        fetch: Fetch | None = None,
+        bounds: GatewayLimits = limits.DEFAULTS,
+        *,
+        fetch_apart: Fetch | None = None,
+    ) -> None:
         self.limits = bounds
         self._view = view
         self._own_fetch = fetch
+        self._fetch_apart = fetch_apart
         self._readers = trio.CapacityLimiter(limits.MAX_READERS)
         self._fetches = trio.CapacityLimiter(limits.MAX_FETCHES)
         self._listers = trio.CapacityLimiter(limits.MAX_LISTERS)
@@ -154,12 +164,12 @@ class Content:
 
     @property
     def _fetch(self) -> Fetch | None:
-        return self._own_fetch if self._view.may_fetch else None
+        return self._fetch_apart if self._view.fetches_apart else self._own_fetch
 
     def only_here(self) -> Content:
         """The same without the network."""
         here = copy.copy(self)
-        here._own_fetch = None
+        here._own_fetch = here._fetch_apart = None
         return here
 
     def for_user(self) -> Content:
@@ -202,6 +212,21 @@ class Content:
         """
         entries = await self.all_entries(found)
         return entries[: self.limits.max_entries_shown], len(entries)
+
+    async def folders(self, entries: Sequence[HamtEntry]) -> dict[CID, bool]:
+        """Which of the entries of a directory are directories themselves, as far as their blocks are here.
+
+        Of `limits.MAX_LOOKED_INTO` of them at most; what is raw is none.
+        """
+
+        def look() -> dict[CID, bool]:
+            found: dict[CID, bool] = {}
+            for cid in [each.cid for each in entries if each.cid.codec == DAG_PB][: limits.MAX_LOOKED_INTO]:
+                with contextlib.suppress(BlockUnavailable, MalformedDag, UnsupportedCID):
+                    found[cid] = node_kind(self.block(cid), cid) in (DataType.DIRECTORY, DataType.HAMT_SHARD)
+            return found
+
+        return await self.in_thread(look, limiter=self._listers)
 
     async def all_entries(self, found: ResolvedPath) -> list[HamtEntry]:
         """All that is in a directory.

@@ -31,6 +31,7 @@ from kachery_p2p.gateway.server.paths import RAW_TYPE, TAR_TYPE, PathRefusal
 from kachery_p2p.gateway.server.ranges import Multipart
 from kachery_p2p.gateway.server.replies import FOR_EVER, GENERATED, HttpReply, Pieces
 from kachery_p2p.gateway.server.request import Request
+from kachery_p2p.gateway.server.sites import Site
 from kachery_p2p.gateway.server.tar import tar_pieces
 
 _FOLDERS = (DataType.DIRECTORY, DataType.HAMT_SHARD)
@@ -39,8 +40,8 @@ _FOLDERS = (DataType.DIRECTORY, DataType.HAMT_SHARD)
 Read = Callable[[int, int], Pieces]
 
 
-async def answer_for(content: Content, request: Request) -> HttpReply:
-    """The answer to a GET or HEAD of a path.
+async def answer_for(content: Content, request: Request, sites: Sequence[Site] = ()) -> HttpReply:
+    """The answer to a GET or HEAD of a path. The page of a directory has a link to that of the `sites` which shows it.
 
     Raises:
         PathRefusal: it cannot be had in the form that is asked for, or its path cannot be followed.
@@ -69,7 +70,7 @@ async def answer_for(content: Content, request: Request) -> HttpReply:
         raise _not_in_this_form(request, found)
     kind = found.kind
     if kind in _FOLDERS:
-        return await _directory(content, request, found)
+        return await _directory(content, request, found, sites)
     if kind is DataType.SYMLINK:
         target = symlink_target(found.block, found.cid).encode("utf-8", "replace")
         etag = f'"{found.cid}"'
@@ -252,7 +253,7 @@ async def _codec_page(content: Content, request: Request, found: ResolvedPath) -
 # --- files and directories -------------------------------------------------------------------------------------------
 
 
-async def _directory(content: Content, request: Request, found: ResolvedPath) -> HttpReply:
+async def _directory(content: Content, request: Request, found: ResolvedPath, sites: Sequence[Site]) -> HttpReply:
     path = request.path
     if not path.slash:
         # Relative links of the page need it. The place is a path, so it cannot lead to another machine.
@@ -269,7 +270,10 @@ async def _directory(content: Content, request: Request, found: ResolvedPath) ->
     if request.has(etag):
         return request.not_modified(etag, GENERATED)
     entries, count = await content.entries(found)
-    page = await content.in_thread(lambda: directory_page(path, found.cid, entries, count))
+    folders = await content.folders(entries)
+    names = {entry.name for entry in entries}
+    link = next(((f"{each.path}#ipfs://{found.cid}", each.open_title) for each in sites if each.opens in names), None)
+    page = await content.in_thread(lambda: directory_page(path, found.cid, entries, count, folders, link))
     headers = {**request.cached(etag, GENERATED), **PAGE_HEADERS}
     if request.download:
         headers |= request.attached(f"{path.names[-1] if path.names else found.cid}.html")

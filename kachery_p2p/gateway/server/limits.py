@@ -45,6 +45,8 @@ PIECE = 1 * MIB
 MAX_BLOCKS_PER_PIECE = 256
 #: Bytes looked at to tell the type of a file that has no name.
 SNIFF_BYTES = 512
+#: Entries of a directory whose first block is read, to tell on its page which are folders: each takes some 50 us.
+MAX_LOOKED_INTO = 1_000
 #: Files of which these bytes are kept: half a MiB in all.
 MAX_HEADS = 1024
 #: First and largest part asked of the network while a file is passed on: bytes begin to flow at once, then several

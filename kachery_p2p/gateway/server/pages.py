@@ -5,8 +5,14 @@ from __future__ import annotations
 import hashlib
 import html
 import mimetypes
-from collections.abc import Sequence
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from json import loads
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
 from urllib.parse import quote
 
 from kachery_p2p.dag.cid import CID, RAW
@@ -113,51 +119,129 @@ def disposition(how: str, name: str) -> str:
 
 # --- pages -----------------------------------------------------------------------------------------------------------
 
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;margin:2em auto;max-width:60em;padding:0 1em;color:#222;background:#fff}"
-    "h1{font-size:1.2em;overflow-wrap:anywhere}table{border-collapse:collapse;width:100%}"
-    "td,th{text-align:left;padding:.15em .8em .15em 0;overflow-wrap:anywhere}"
-    "td.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}code{overflow-wrap:anywhere}"
-    "@media (prefers-color-scheme:dark){body{color:#ddd;background:#181818}a{color:#8bf}}"
-)
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_STYLE = " ".join(_COMMENT.sub("", Path(__file__).with_name("style.css").read_text(encoding="utf-8")).split())
 #: Nothing on our own pages runs or is loaded, whatever the names in a directory are.
 PAGE_HEADERS = {
     "content-type": "text/html; charset=utf-8",
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+    "content-security-policy": "default-src 'none'; style-src "
+    f"'sha256-{b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'; base-uri 'none'; form-action 'none'",
+    "referrer-policy": "no-referrer",
 }
+_SIGN = (
+    '<svg viewBox="0 0 32 32" aria-hidden="true"><rect width="32" height="32" rx="8" fill="#00665b"/>'
+    '<path d="M10 22V10m0 6h12m0 0-6-6m6 6-6 6" fill="none" stroke="#fff" stroke-width="2.6" stroke-linecap="round" '
+    'stroke-linejoin="round"/></svg>'
+)
 
 
 def _page(title: str, body: str) -> bytes:
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{_STYLE}</style>\n{body}</html>\n"
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="color-scheme" content="light dark">\n<title>{html.escape(title)}</title>\n'
+        f"<style>{_STYLE}</style>\n"
+        f'<header class="top"><div>{_SIGN}<a href="/">IPFS gateway</a></div></header>\n<main>\n{body}</main>\n</html>\n'
     ).encode("utf-8", "replace")
 
 
-def directory_page(path: ContentPath | NamePath, cid: CID, entries: Sequence[HamtEntry], count: int) -> bytes:
-    """The page of a directory: relative links, and sizes as far as the directory tells them.
+#: What an entry of a directory is: a folder or a file, as its block says; None where that is not here to be looked at.
+Folder: TypeAlias = bool | None
 
-    `entries` are the first of `count`.
+
+def directory_page(
+    path: ContentPath | NamePath,
+    cid: CID,
+    entries: Sequence[HamtEntry],
+    count: int,
+    folders: Mapping[CID, bool] = MappingProxyType({}),
+    link: tuple[str, str] | None = None,
+) -> bytes:
+    """The page of a directory: relative links, and kinds and sizes as far as they can be told.
+
+    Args:
+        path: that was asked for.
+        cid: of the directory.
+        entries: the first of `count`.
+        count: how many there are.
+        folders: whether an entry is a folder, by its CID, of those of which it is known.
+        link: to what shows this directory otherwise: its address, and what it is called.
     """
     rows = []
     if path.names:
-        rows.append('<tr><td><a href="../">..</a><td class="n">')
+        rows.append('<tr><td><a href="../">..</a><td class="kind">folder above<td class="number">')
     for entry in entries:
-        name = html.escape(entry.name)
         # What is not raw has nodes of its own, which the directory counts in.
         about = "" if entry.cid.codec == RAW else "about "
-        size = "" if entry.tsize is None else f"{about}{entry.tsize:,}"
-        rows.append(f'<tr><td>{_link(entry.name, name)}<td class="n">{size}')
+        size = "" if entry.tsize is None else f"{about}{_size(entry.tsize)}"
+        folder = False if entry.cid.codec == RAW else folders.get(entry.cid)
+        name = html.escape(entry.name) + "/" * bool(folder)
+        rows.append(
+            f'<tr><td>{_link(entry.name, name)}<td class="kind muted">{_kind(entry.name, folder)}'
+            f'<td class="number">{size}'
+        )
     more = count - len(entries)
     note = f"<p>... and {more:,} more, which can be asked for by their names.\n" if more > 0 else ""
     number = f"{count:,} entr{'y' if count == 1 else 'ies'}"
+    shown = "" if link is None else f'<p><a class="button" href="{html.escape(link[0])}">{html.escape(link[1])}</a>\n'
     body = (
-        f"<h1>Index of {html.escape(path.shown)}</h1>\n<p>{number}, <code>{cid}</code>, all of it as "
+        f"<h1>Index of {html.escape(path.shown)}</h1>\n{shown}<p>{number}, <code>{cid}</code>, all of it as "
         '<a href="?format=tar">TAR</a> or <a href="?format=car">CAR</a>\n'
-        f'<table>\n<tr><th>Name<th style="text-align:right">Bytes\n' + "\n".join(rows) + f"\n</table>\n{note}"
+        '<div class="frame"><table>\n<thead><tr><th scope="col">Name<th scope="col" class="kind">Kind'
+        '<th scope="col" class="number">Size</thead>\n<tbody>\n' + "\n".join(rows) + f"\n</table></div>\n{note}"
     )
     return _page(path.shown, body)
+
+
+def _size(size: int) -> str:
+    """A size for people; the exact one is there for programs."""
+    if size < 1000:
+        return f"{size} bytes"
+    at = min(len(_UNITS), (len(str(size)) - 1) // 3)
+    return (
+        f'<data value="{size}">{size / 1000**at:.3g} {_UNITS[at - 1]}</data>'
+        if size < 1000 ** (at + 1)
+        else f"{size:,}"
+    )
+
+
+_UNITS = ("kB", "MB", "GB", "TB", "PB")
+#: What kinds of files are called, by the ends of their names, or by their media types.
+_KINDS = {
+    ".npy": "NumPy array",
+    ".npz": "NumPy arrays",
+    ".nwb": "NWB recording",
+    ".h5": "HDF5 file",
+    ".hdf5": "HDF5 file",
+    ".zarr": "Zarr store",
+    ".parquet": "Parquet table",
+    ".mat": "MATLAB file",
+    ".ipynb": "notebook",
+    ".py": "Python program",
+    ".csv": "CSV table",
+    ".tsv": "TSV table",
+    ".json": "JSON",
+    ".geojson": "GeoJSON",
+    ".pdf": "PDF",
+    ".zip": "ZIP archive",
+    ".tar": "TAR archive",
+    ".gz": "compressed (gzip)",
+    ".md": "Markdown text",
+    ".html": "web page",
+    ".js": "script",
+    ".css": "style sheet",
+}
+_FAMILIES = {"image": "picture", "video": "video", "audio": "sound", "text": "text", "font": "font"}
+
+
+def _kind(name: str, folder: Folder) -> str:
+    end = "." + name.rpartition(".")[2].lower() if "." in name else ""
+    if folder:
+        return f"folder ({_KINDS[end]})" if end in _KINDS else "folder"
+    if end in _KINDS:
+        return _KINDS[end]
+    family = (type_by_name(name) or "").partition("/")[0]
+    return _FAMILIES.get(family, "file" if folder is False else "")
 
 
 def _link(name: str, shown: str) -> str:
@@ -214,21 +298,29 @@ _NODE_PAGE_VERSION = hashlib.sha256(
 ).hexdigest()[:8]
 
 
-def welcome_page(agent: str, *, fetches: bool) -> bytes:
-    """What this gateway is, for those who come by."""
+def welcome_page(agent: str, *, fetches: bool, links: Sequence[tuple[str, str]] = ()) -> bytes:
+    """What this gateway is, for those who come by; with links to what else is here: address, and what it is called."""
     how = (
         "What this machine does not have is fetched from the network."
         if fetches
         else "Only what this machine has is served; nothing is fetched from the network."
     )
+    others = "".join(f'<p><a href="{html.escape(to)}">{html.escape(title)}</a>\n' for to, title in links)
     body = (
         f"<h1>IPFS gateway</h1>\n<p>This is the gateway of a {html.escape(agent)} node. {how}\n"
-        "<table>\n"
+        '<div class="frame"><table>\n<thead><tr><th scope="col">Address<th scope="col">What it gives</thead>\n<tbody>\n'
         "<tr><td><code>/ipfs/CID</code><td>a file, or the page of a directory\n"
         "<tr><td><code>/ipfs/CID/name</code><td>a file in a directory; byte ranges work\n"
         "<tr><td><code>/ipfs/CID?format=tar</code><td>a folder with all that is in it\n"
         "<tr><td><code>/ipfs/CID?format=raw</code><td>one block, to be checked by whoever asked\n"
         "<tr><td><code>/ipfs/CID?format=car</code><td>many blocks, the same\n"
-        "</table>\n"
+        f"</table></div>\n{others}"
     )
     return _page("IPFS gateway", body)
+
+
+def error_page(status: int, message: str) -> bytes:
+    """That something cannot be had, for those who look at it in a browser."""
+    reason = HTTPStatus(status).phrase
+    body = f'<h1>{reason}</h1>\n<p class="notice">{html.escape(message)}\n<p class="muted">HTTP status {status}\n'
+    return _page(reason, body)

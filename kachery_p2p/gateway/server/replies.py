@@ -21,11 +21,12 @@ FOR_EVER = "public, max-age=29030400, immutable"
 #: A page that is generated may look better next week.
 GENERATED = "public, max-age=604800, stale-while-revalidate=2678400"
 METHODS = "GET, HEAD, OPTIONS"
+#: What pages of any origin may send. The token (Authorization) is not among it.
+ALLOWED_HEADERS = "Accept, Cache-Control, Content-Type, If-None-Match, If-Range, Range, User-Agent, X-Requested-With"
 _ALWAYS = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": METHODS,
-    "access-control-allow-headers": "Accept, Authorization, Cache-Control, Content-Type, If-None-Match, If-Range, "
-    "Range, User-Agent, X-Requested-With",
+    "access-control-allow-headers": ALLOWED_HEADERS,
     "access-control-expose-headers": "Accept-Ranges, Content-Disposition, Content-Length, Content-Location, "
     "Content-Range, ETag, Ipfs-Uri, Retry-After, X-Chunked-Output, X-Ipfs-Path, X-Ipfs-Roots, X-Stream-Output",
     # Pages that keep others out (COEP, as those with shared memory do) may use us, too.

@@ -89,14 +89,19 @@ def _make(directory: Path) -> str:
     return token
 
 
+def is_bearer(header: str) -> bool:
+    """Whether an Authorization header shows a token, right or wrong."""
+    return header.strip().partition(" ")[0].lower() == "bearer"
+
+
 def shows_token(header: str, token: str | None) -> bool | None:
     """Whether an Authorization header shows the token; None where it shows none at all.
 
     Another scheme than Bearer is for somebody else: a proxy in front may ask for a password and pass it on.
     """
-    scheme, _, shown = header.strip().partition(" ")
-    if scheme.lower() != "bearer":
+    if not is_bearer(header):
         return None
+    shown = header.strip().partition(" ")[2]
     # The same work where there is no token to compare with.
     expected = secrets.token_urlsafe(32) if token is None else token
     return hmac.compare_digest(shown.strip().encode("latin-1", "replace"), expected.encode("ascii"))

@@ -22,12 +22,21 @@ class View:
         repo: what is here.
         gate: decides; None for the user of this machine, who sees everything.
         peer: who asks, where the gate knows them; None for somebody unknown.
+        beside: what was fetched for everyone, and is looked into after that; see `kachery_p2p.node.public_loads`.
     """
 
-    def __init__(self, repo: Contents, gate: Gate | None, peer: str | None = None) -> None:
+    def __init__(
+        self,
+        repo: Contents,
+        gate: Gate | None,
+        peer: str | None = None,
+        *,
+        beside: Callable[[], Contents | None] = lambda: None,
+    ) -> None:
         self._repo = repo
         self._gate = gate
         self._peer = peer
+        self._beside = beside
 
     def of_user(self) -> View:
         """The same for the user of this machine."""
@@ -39,13 +48,13 @@ class View:
         return self._gate is not None and self._gate.any_restricted()
 
     @property
-    def may_fetch(self) -> bool:
-        """Whether the node may fetch for whoever asks. Cheap, not only in threads.
+    def fetches_apart(self) -> bool:
+        """Whether what is fetched for whoever asks is to be fetched apart. Cheap, not only in threads.
 
         A node fetches with the rights of its user, and from the groups that it is in; and it takes what is here
-        already, whoever it is for. So it fetches nothing for strangers where anything is not for everyone.
+        already, whoever it is for. So for strangers it fetches otherwise where anything is not for everyone.
         """
-        return self._gate is None or not self._gate.guards()
+        return self._gate is not None and self._gate.guards()
 
     def hides(self, cid: CID) -> bool:
         """Whether a block may be seen by somebody, and not by whoever asks; it need not be here."""
@@ -60,7 +69,7 @@ class View:
 
     def file_node(self, cid: CID) -> FileNode | None:
         """The same, for those who may see it."""
-        return self._look(cid, self._repo.file_nodes.get)
+        return self._look(cid, lambda repo, seen: repo.file_nodes.get(seen))
 
     def decode(self, cid: CID, block: bytes) -> FileNode:
         """See `FileNodes.decode`."""
@@ -68,23 +77,25 @@ class View:
 
     def get_block(self, cid: CID) -> bytes | None:
         """See `Contents.get_block`."""
-        return self._look(cid, lambda seen: self._repo.get_block(seen.multihash))
+        return self._look(cid, lambda repo, seen: repo.get_block(seen.multihash))
 
     def has_block(self, cid: CID) -> bool:
         """Whether it is here, as far as the catalog knows."""
-        return self._look(cid, lambda seen: self._repo.has_block(seen.multihash)) is not None
+        return self._look(cid, lambda repo, seen: repo.has_block(seen.multihash)) is not None
 
     def read_file(self, cid: CID, start: int, end: int) -> bytes | None:
         """See `Contents.read_file`. Who may see all of a file may be asked of its root: that is in no other file."""
-        return self._look(cid, lambda seen: self._repo.read_file(seen, start, end))
+        return self._look(cid, lambda repo, seen: repo.read_file(seen, start, end))
 
-    def _look(self, cid: CID, find: Callable[[CID], T | None]) -> T | None:
+    def _look(self, cid: CID, find: Callable[[Contents, CID], T | None]) -> T | None:
         if self._gate is None:
-            return find(cid)
+            return find(self._repo, cid)
 
         def find_all(multihashes: Sequence[bytes]) -> dict[bytes, T]:
             (seen,) = multihashes
-            found = find(cid if seen == cid.multihash else CID(cid.version, cid.codec, seen))
+            found = find(self._repo, cid if seen == cid.multihash else CID(cid.version, cid.codec, seen))
             return {} if found is None else {seen: found}
 
-        return self._gate.look([(self._peer, cid.multihash)], find_all)[0]
+        found = self._gate.look([(self._peer, cid.multihash)], find_all)[0]
+        beside = self._beside() if found is None else None
+        return found if beside is None else find(beside, cid)

@@ -2,7 +2,10 @@
 
     GET, POST           /pins                  list pins; add one
     GET, POST, DELETE   /pins/{requestid}      one pin: look at it, replace it, delete it
-    OPTIONS             /pins...               any web page may ask
+    POST                /api/v0/version        what this is: Kubo's client asks before each command
+    POST                /api/v0/dag/import     send CAR files, and pin what they hold (`imports`)
+    GET                 /follow                for a node that follows this one: see `following`
+    OPTIONS             all of these           any web page may ask
     GET, HEAD           /healthz, /readyz      whether the process lives; whether it can do its work
     GET, HEAD           /metrics               figures for Prometheus
 
@@ -15,16 +18,19 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import trio
 
+from kachery_p2p import __version__
 from kachery_p2p.errors import DiskFull, KacheryError
 from kachery_p2p.http_server import Send, Turns, framing_fault
 from kachery_p2p.http_server_limits import RETRY_AFTER, HttpLimits
 from kachery_p2p.pinning.server import limits
+from kachery_p2p.pinning.server.imports import Importer
 from kachery_p2p.pinning.server.keeper import Keeper
 from kachery_p2p.pinning.server.metrics import CONTENT_TYPE, Metrics
 from kachery_p2p.pinning.server.queue import PinQueue
@@ -47,6 +53,8 @@ _ALWAYS = {
     "cross-origin-resource-policy": "cross-origin",
     "x-content-type-options": "nosniff",
 }
+_IMPORT = "/api/v0/dag/import"
+_VERSION = "/api/v0/version"
 #: Threads that look into the database for requests.
 _THREADS = 8
 
@@ -74,6 +82,12 @@ class _Answer:
         error = {"reason": refusal.reason, "details": refusal.details}
         return cls.json(refusal.status, {"error": error}, refusal.headers)
 
+    @classmethod
+    def rpc_refused(cls, refusal: Refusal) -> _Answer:
+        """As the RPC API of Kubo has them, whose clients show the message."""
+        error = {"Message": refusal.details, "Code": 0, "Type": "error"}
+        return cls.json(refusal.status, error, refusal.headers)
+
     async def send(self, head: bool, send: Send, patience: float) -> None:
         headers = dict(self.headers)
         if self.status != 204:
@@ -92,6 +106,7 @@ class PinApp:
         queue: is woken when there is something new.
         keeper: of the node.
         bounds: of the listener.
+        most_bytes: that one CAR file may have.
         admit: may refuse a pin of somebody, by raising `Refusal`. Called in a thread.
     """
 
@@ -101,10 +116,13 @@ class PinApp:
         queue: PinQueue,
         keeper: Keeper,
         bounds: HttpLimits,
+        *,
         admit: Callable[[Token, PinObject], None] = lambda token, wanted: None,
+        most_bytes: int = limits.DEFAULT_UPLOAD,
     ) -> None:
         self._admit = admit
         self._store = store
+        self._importer = Importer(store, queue, keeper, most_bytes=most_bytes, admit=admit)
         self._queue = queue
         self._keeper = keeper
         self._bounds = bounds
@@ -144,11 +162,15 @@ class PinApp:
                 raise Refusal(fault[0], "BAD_REQUEST", fault[1])
             if route in ("/healthz", "/readyz", "/metrics"):
                 return await self._about(scope["method"], route)
+            if route == "/follow":
+                return await self._follow(scope)
+            if route in (_IMPORT, _VERSION):
+                return await self._rpc(scope, route, body)
             if route:
                 return await self._pins(scope, unquote(parts[1], errors="replace") if parts[1:] else "", body)
             raise Refusal(404, "NOT_FOUND", "There is nothing here. Pins are at /pins.")
         except Refusal as refusal:
-            return _Answer.refused(refusal)
+            return _Answer.rpc_refused(refusal) if route in (_IMPORT, _VERSION) else _Answer.refused(refusal)
         except DiskFull as error:
             log.warning("a request could not be noted: %s", error)
             details = "The disk of this service is full. Try again later."
@@ -172,6 +194,8 @@ class PinApp:
             allow = ", ".join((*allowed, "OPTIONS"))
             raise Refusal(405, "METHOD_NOT_ALLOWED", f"Here there are {allow}.", {"allow": allow})
         token = await self._token(scope)
+        if await self._do(self._store.following.rights, token.id) is not None:
+            return await self._for_follower(scope, request_id)
         if request_id and method == "GET":
             pin = await self._do(self._store.get, token, request_id)
             if pin is None:
@@ -184,15 +208,43 @@ class PinApp:
             return _Answer(202)
         if method == "POST":
             return await self._add(token, request_id or None, await body.read())
-        if len(scope["query_string"]) > limits.MAX_QUERY_LENGTH:
-            raise Refusal(414, "URI_TOO_LONG", "The part of the address behind the question mark is too long.")
-        query = scope["query_string"].decode("ascii", "replace")
-        try:
-            fields = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=100)
-        except ValueError:
-            raise bad_request("What is behind the question mark cannot be read.") from None
-        count, found = await self._do(self._store.list, token, read_filters(fields))
+        count, found = await self._do(self._store.list, token, read_filters(_fields(scope)))
         return _Answer.json(200, {"count": count, "results": [self._shown(pin) for pin in found]})
+
+    async def _for_follower(self, scope: Mapping[str, Any], request_id: str) -> _Answer:
+        """The pins of all, for a node that follows this one: whose they are is told, too."""
+        if scope["method"] != "GET" or request_id:
+            raise Refusal(
+                403, "FORBIDDEN", "This token is for a node that follows this one. It may list pins, no more."
+            )
+        count, found = await self._do(self._store.list, None, read_filters(_fields(scope)))
+        names = await self._do(self._store.names)
+        results = [self._shown(pin) for pin in found]
+        for shown, pin in zip(results, found, strict=True):
+            shown["info"]["owner"] = names.get(pin.owner, "")
+        return _Answer.json(200, {"count": count, "results": results})
+
+    async def _follow(self, scope: Mapping[str, Any]) -> _Answer:
+        """What a node that follows this one needs beside the list of pins."""
+        if scope["method"] != "GET":
+            raise Refusal(405, "METHOD_NOT_ALLOWED", "Here there is GET.", {"allow": "GET"})
+        token = await self._token(scope)
+        following = self._store.following
+        hands_tokens = await self._do(following.rights, token.id)
+        if hands_tokens is None:
+            details = "Only a token for nodes that follow this one may ask that: kachery-cloud-node tokens add "
+            "NAME --follow"
+            raise Refusal(403, "FORBIDDEN", details)
+        fields = dict(_fields(scope))
+        theirs, after = fields.get("list", ""), fields.get("after", "0")
+        if not after.isascii() or not after.isdigit() or len(after) > 18:
+            raise bad_request("after must be a number.")
+        deleted = await self._do(following.deleted, theirs[:64], int(after), limits.MAX_LISTED)
+        found: dict[str, Any] = {"list": await self._do(lambda: following.list_id), "deleted": deleted}
+        if hands_tokens:
+            tokens = await self._do(following.tokens)
+            found["tokens"] = [{"name": each.name, "hash": each.hash.hex(), "quota": each.quota} for each in tokens]
+        return _Answer.json(200, found)
 
     async def _add(self, token: Token, replaces: str | None, body: bytes) -> _Answer:
         wanted = read_pin(body)
@@ -207,6 +259,29 @@ class PinApp:
             raise _not_found()
         self._queue.wake()
         return _Answer.json(202, self._shown(pin))
+
+    async def _rpc(self, scope: Mapping[str, Any], route: str, body: _Body) -> _Answer:
+        if scope["method"] == "OPTIONS":
+            return _preflight(scope, ("POST", "OPTIONS"))
+        if scope["method"] != "POST":
+            raise Refusal(405, "METHOD_NOT_ALLOWED", "Here there is POST.", {"allow": "POST, OPTIONS"})
+        if len(scope["query_string"]) > limits.MAX_QUERY_LENGTH:
+            raise Refusal(414, "URI_TOO_LONG", "The part of the address behind the question mark is too long.")
+        token = await self._token(scope)
+        if await self._do(self._store.following.rights, token.id) is not None:
+            raise Refusal(
+                403, "FORBIDDEN", "This token is for a node that follows this one. It may list pins, no more."
+            )
+        if route == _VERSION:
+            return _Answer.json(200, {"Version": __version__, "Commit": "", "Repo": "", "System": "", "Golang": ""})
+        try:
+            async with aclosing(body.chunks()) as chunks:
+                lines = await self._importer.take(token, scope, chunks)
+        except (Refusal, KacheryError):
+            await body.drain()
+            raise
+        # Kubo's clients read on, object by object, where they are told that the answer comes in pieces.
+        return _Answer(200, lines, {"content-type": "application/json", "x-chunked-output": "1"})
 
     async def _token(self, scope: Mapping[str, Any]) -> Token:
         """Whose request it is.
@@ -279,6 +354,42 @@ class _Body:
         #: Whether nothing of it is left to read.
         self.finished = not chunked and not self._length
 
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """All of it, as it comes.
+
+        Raises:
+            Refusal: it stops coming, or is cut short.
+        """
+        # A body that trickles would keep its place from others for ever. The time that we take ourselves is not counted.
+        waited, size = 0.0, 0
+        while True:
+            message, begun = None, trio.current_time()
+            with trio.move_on_after(limits.UPLOAD_SECONDS - waited):
+                message = await self._receive()
+            waited += trio.current_time() - begun
+            if message is None:
+                raise Refusal(408, "REQUEST_TIMEOUT", "The body of the request does not come, or too slowly.")
+            if message["type"] != "http.request":
+                raise bad_request("The request was cut short.")
+            size += len(message.get("body", b""))
+            if size >= limits.UPLOAD_STEP:
+                waited, size = 0.0, 0
+            yield message.get("body", b"")
+            if not message.get("more_body"):
+                self.finished = True
+                return
+
+    async def drain(self) -> None:
+        """Take what is still coming, as far as that is little: many clients read no answer before all is sent."""
+        size = 0
+        with trio.move_on_after(limits.DRAIN_SECONDS):
+            while not self.finished and size < limits.MAX_DRAIN:
+                message = await self._receive()
+                if message["type"] != "http.request":
+                    return
+                size += len(message.get("body", b""))
+                self.finished = not message.get("more_body")
+
     async def read(self) -> bytes:
         """All of it.
 
@@ -310,7 +421,25 @@ def _route(parts: list[str]) -> str:
         return "/pins"
     if len(parts) == 2 and parts[0] == "pins" and parts[1]:
         return "/pins/{requestid}"
-    return f"/{parts[0]}" if parts in (["healthz"], ["readyz"], ["metrics"]) else ""
+    for path in (_IMPORT, _VERSION):
+        if parts == path.split("/")[1:]:
+            return path
+    return f"/{parts[0]}" if parts in (["healthz"], ["readyz"], ["metrics"], ["follow"]) else ""
+
+
+def _fields(scope: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The fields behind the question mark.
+
+    Raises:
+        Refusal: they cannot be read, or are too long.
+    """
+    if len(scope["query_string"]) > limits.MAX_QUERY_LENGTH:
+        raise Refusal(414, "URI_TOO_LONG", "The part of the address behind the question mark is too long.")
+    query = scope["query_string"].decode("ascii", "replace")
+    try:
+        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError:
+        raise bad_request("What is behind the question mark cannot be read.") from None
 
 
 def _preflight(scope: Mapping[str, Any], methods: tuple[str, ...]) -> _Answer:

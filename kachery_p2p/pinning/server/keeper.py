@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from kachery_p2p.dag.cid import CID
 
@@ -72,6 +72,21 @@ class Figures:
     service: ServiceFigures | None = None
 
 
+@dataclass(frozen=True)
+class Brought:
+    """What came in a CAR file.
+
+    Attributes:
+        roots: that it names, each once; of a file its bytes, of a directory None.
+        blocks: how many it has.
+        size: bytes of these.
+    """
+
+    roots: tuple[tuple[CID, int | None], ...]
+    blocks: int
+    size: int
+
+
 class Keeper(Protocol):
     """Fetches, keeps and lets go roots."""
 
@@ -111,6 +126,18 @@ class Keeper(Protocol):
 
         Raises:
             KacheryError: it cannot be had, or not kept.
+        """
+        ...
+
+    async def bring(self, file: Any, begun: Callable[[Sequence[CID]], Awaitable[None]]) -> Brought:
+        """Bring to this machine what the roots of a CAR file lead to, verified.
+
+        Args:
+            file: has `read1(size)`, which is called in a thread, and blocks until there is something.
+            begun: is told the roots, before anything of them is kept.
+
+        Raises:
+            KacheryError: it is no CAR file, lacks blocks or has wrong ones, or cannot be kept.
         """
         ...
 

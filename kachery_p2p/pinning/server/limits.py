@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kachery_p2p.http_server_limits import HttpLimits
-from kachery_p2p.units import GIB, KIB
+from kachery_p2p.units import GIB, KIB, MIB
 
 #: Where it listens when nothing else is said.
 DEFAULT_ADDRESS = "127.0.0.1:8095"
@@ -49,6 +49,26 @@ MAX_DETAILS = 500
 MAX_TOKEN_NAME = 64
 #: Random bytes of a token: nobody guesses 256 bits.
 TOKEN_BYTES = 32
+
+
+# --- CAR files that are sent ------------------------------------------------------------------------------------------
+
+#: CAR files on their way at once, in all and for one token: each takes what the line has, and may fill the disk.
+MAX_UPLOADS, MAX_UPLOADS_EACH = 8, 2
+#: Files of one form.
+MAX_PARTS = 64
+#: Bytes in the head of a part: a long file name.
+MAX_PART_HEAD = 8 * KIB
+#: Pieces of a file that wait for the disk; the server gives some 64 KiB at a time.
+UPLOAD_CHUNKS = 4
+#: Bytes by which a CAR file may be larger than what it holds, beside an eighth: its header.
+CAR_OVERHEAD = 256 * KIB
+#: For each so many bytes of a body: 1 kB/s is slower than any line over which files are sent.
+UPLOAD_SECONDS, UPLOAD_STEP = 60.0, 64 * KIB
+#: Bytes and seconds of a refused one that are still taken, so that its client reads why.
+MAX_DRAIN, DRAIN_SECONDS = 64 * MIB, 5.0
+#: Between looks at whether a root that came is pinned.
+PIN_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ were under way, and finds what was fetched of them on the disk.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -74,6 +75,9 @@ class PinQueue:
         self._most = most_bytes
         self._pace = pace or QueuePace()
         self._running: dict[int, tuple[Pin, trio.CancelScope]] = {}
+        #: Roots that are about to come otherwise than by a pin, and how often. The lock keeps letting go apart from it.
+        self._expected: Counter[bytes] = Counter()
+        self._letting_go = trio.Lock()
         self._wake = trio.Event()
         self._threads = trio.CapacityLimiter(limits.MAX_FETCHES + 2)
         self.changes = 0
@@ -92,6 +96,21 @@ class PinQueue:
         """Wait until more has happened than `changes` was when it was `seen`."""
         while self.changes == seen:
             await self._changed.wait()
+
+    async def expect(self, root: CID) -> None:
+        """A root is about to come. It is noted first: after a crash it is let go, if nobody has pinned it."""
+        async with self._letting_go:
+            await self._do(self._store.hold, root, await self._keeper.kept_as(root))
+            self._expected[bytes(root.to_v1())] += 1
+
+    async def came(self, root: CID) -> None:
+        """It has come, or will not: it is let go, if nobody has pinned it."""
+        key = bytes(root.to_v1())
+        self._expected[key] -= 1
+        if not self._expected[key]:
+            del self._expected[key]
+        await self._do(self._store.leave, root)
+        self.wake()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled."""
@@ -128,8 +147,11 @@ class PinQueue:
             if not await self._do(self._store.exists, pin):
                 scope.cancel()
         for root in await self._do(self._store.leaving):
-            if root not in [pin.root for pin, _ in self._running.values()]:
-                await self._let_go(root)
+            async with self._letting_go:
+                if not self._expected[bytes(root.to_v1())] and root not in [
+                    pin.root for pin, _ in self._running.values()
+                ]:
+                    await self._let_go(root)
         while len(self._running) < limits.MAX_FETCHES:
             pin = await self._do(self._store.take, [pin.key for pin, _ in self._running.values()])
             if pin is None:

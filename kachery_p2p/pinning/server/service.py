@@ -52,7 +52,7 @@ class PinServer(HttpServer):
         bounds: HttpLimits = limits.HTTP,
     ) -> None:
         self.queue = PinQueue(store, keeper, most_bytes=most_bytes, pace=pace)
-        app = PinApp(store, self.queue, keeper, bounds)
+        app = PinApp(store, self.queue, keeper, bounds, most_bytes=most_bytes)
         what, option = "The pinning service", "--pinning-service"
         super().__init__(app, address, what=what, option=option, bounds=bounds, tls=tls)
 

@@ -31,6 +31,7 @@ from kachery_p2p.pinning.server import limits
 from kachery_p2p.pinning.server.counting import FELLOWS as _FELLOWS
 from kachery_p2p.pinning.server.counting import USED as _USED
 from kachery_p2p.pinning.server.counting import add_counters
+from kachery_p2p.pinning.server.following import OWN, Following, add_tables, end_rights, note_deleted
 from kachery_p2p.pinning.server.listing import PinListing, add_indexes
 from kachery_p2p.pinning.server.requests import Filters, PinObject, no_funds
 from kachery_p2p.pinning.server.rows import COLUMNS, FROM_VERSION_1, SCHEMA, Pin, Token, pin_of
@@ -66,6 +67,7 @@ class PinStore:
 
     Attributes:
         listing: looks through the pins of all owners.
+        following: what is pinned here because another node has it pinned.
     """
 
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
@@ -83,6 +85,7 @@ class PinStore:
             ),
         )
         self.listing = PinListing(self._file)
+        self.following = Following(self._file, wall, _delete)
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
@@ -125,6 +128,7 @@ class PinStore:
             if row is None:
                 return None
             db.execute("UPDATE tokens SET hash = NULL WHERE id = ?", row)
+            end_rights(db, row[0])
             if pins:
                 for (pin,) in db.execute("SELECT id FROM pins WHERE owner = ?", row).fetchall():
                     _delete(db, pin)
@@ -231,6 +235,23 @@ class PinStore:
             db.execute("DELETE FROM leaving WHERE key = ?", (key,))
             return pin_of(db.execute(f"SELECT {COLUMNS} FROM pins WHERE id = ?", (pin,)).fetchone())
 
+    def quota_of(self, owner: Token) -> tuple[int, int | None]:
+        """Bytes that their pins take, with those of their account; and their quota."""
+        row = self._file.one(f"SELECT quota, {_USED} FROM tokens WHERE id = ?1", (owner.id,))
+        return (0, owner.quota) if row is None else (row[1], row[0])
+
+    def pin_of(self, owner: Token, root: CID) -> Pin | None:
+        """Their first pin of a root that has not failed; None without one."""
+        row = self._file.one(
+            f"SELECT {COLUMNS} FROM pins WHERE owner = ? AND key = ? AND status <> 'failed' ORDER BY id LIMIT 1",
+            (owner.id, bytes(root.to_v1())),
+        )
+        return None if row is None else pin_of(row)
+
+    def names(self) -> dict[int, str]:
+        """The names of all owners, by their numbers."""
+        return dict(self._file.all("SELECT id, name FROM tokens"))
+
     def get(self, owner: Token, request_id: str) -> Pin | None:
         """One pin, if it is theirs."""
         row = self._file.one(
@@ -238,10 +259,13 @@ class PinStore:
         )
         return None if row is None else pin_of(row)
 
-    def list(self, owner: Token, filters: Filters) -> tuple[int, Pins]:
-        """Their pins that fit, the newest first; and how many there are beside those that the limit leaves."""
-        where: Texts = ["owner = ?"]
-        values: Values = [owner.id]
+    def list(self, owner: Token | None, filters: Filters) -> tuple[int, Pins]:
+        """Their pins that fit, the newest first; and how many there are beside those that the limit leaves.
+
+        Where no owner is named, those of all, but for those that are here because another node has them.
+        """
+        where: Texts = [OWN] if owner is None else ["owner = ?"]
+        values: Values = [] if owner is None else [owner.id]
 
         def among(column: str, wanted: Sequence[Any]) -> None:
             where.append(f"{column} IN ({','.join('?' * len(wanted))})")
@@ -344,7 +368,9 @@ class PinStore:
                 return False
             db.execute("UPDATE pins SET size = ? WHERE id = ?", (size, pin.id))
             (quota,) = row
-            if quota is not None and db.execute(f"SELECT {_USED}", (pin.owner,)).fetchone()[0] > quota:
+            # What is followed was within the quota of the node that it is from.
+            followed = db.execute("SELECT 1 FROM followed WHERE pin = ?", (pin.id,)).fetchone() is not None
+            if quota is not None and not followed and db.execute(f"SELECT {_USED}", (pin.owner,)).fetchone()[0] > quota:
                 db.execute("UPDATE pins SET size = NULL WHERE id = ?", (pin.id,))
                 return False
             return True
@@ -449,6 +475,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     make_schema(db, SCHEMA, _VERSION, path, "a list of pins for others")
     add_counters(db)
     add_indexes(db)
+    add_tables(db)
 
 
 def _check_room(db: sqlite3.Connection, owner: Token, key: bytes, size: int | None) -> None:
@@ -477,6 +504,7 @@ def _check_room(db: sqlite3.Connection, owner: Token, key: bytes, size: int | No
 
 def _delete(db: sqlite3.Connection, pin: int) -> None:
     key, cid = db.execute("SELECT key, cid FROM pins WHERE id = ?", (pin,)).fetchone()
+    note_deleted(db, pin)
     db.execute("DELETE FROM pins WHERE id = ?", (pin,))
     db.execute("DELETE FROM meta WHERE pin = ?", (pin,))
     _leave(db, key, cid)

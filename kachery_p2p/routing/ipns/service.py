@@ -97,6 +97,7 @@ class Names:
         seen: the newest records of all names.
         routes: who keeps records.
         txt: asks the DNS; None where its names are not to be resolved.
+        may_tell: says of a path whether everybody may know it, which is what a record tells them.
         wall: seconds since the epoch.
         times: how long things take.
 
@@ -110,6 +111,7 @@ class Names:
         routes: Sequence[ValueRoute],
         *,
         txt: TxtRecords | None = None,
+        may_tell: Callable[[str], Awaitable[bool]] | None = None,
         wall: Callable[[], float] = time.time,
         times: IpnsTimes = TIMES,
     ) -> None:
@@ -117,6 +119,7 @@ class Names:
         self._seen = seen
         self._routes = routes
         self._txt = txt
+        self._may_tell = may_tell
         self._wall = wall
         self._times = times
         self._woken = Flag()
@@ -245,11 +248,22 @@ class Names:
             best = await self._newest_of_own(own.key, own.name, self._times.keep) or mine
             # One that nobody has taken yet is what was said last here. Else whoever has the key has said more since.
             value = mine.value if not current.taken_at else best.value
+            if not await self._may_be_told(value):
+                # It was published when everybody could have it. What is out expires; nothing new is said.
+                log.info("the name %s is not sent again: what it points to is not for everybody", name_text(own.name))
+                return True
             record = self._sign(key, value, best, mine.ttl if value == mine.value else best.ttl)
             await trio.to_thread.run_sync(self._shelf.put, own.key, record)
             copies = await self._send(own.key, own.name, record, self._times.keep)
         log.info("the name %s was sent again; taken by %d", name_text(own.name), copies)
         return copies > 0
+
+    async def _may_be_told(self, value: bytes) -> bool:
+        return self._may_tell is None or await self._may_tell(value.decode("utf-8", "replace"))
+
+    def look_again(self) -> None:
+        """Who may know what has changed: what was not sent may be sent now."""
+        self._woken.set()
 
     # --- resolving ---------------------------------------------------------------------------------------------------
 

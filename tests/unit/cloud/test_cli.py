@@ -329,7 +329,11 @@ def test_commands_are_light() -> None:
 
 @pytest.mark.parametrize(
     ("entry", "module"),
-    [("load_main", "loading"), ("node_main", "node node_members node_service node_tokens"), ("main", "settings")],
+    [
+        ("load_main", "loading"),
+        ("node_main", "doctor node node_members node_service node_tokens"),
+        ("main", "settings"),
+    ],
 )
 def test_a_command_is_read_alone(entry: str, module: str) -> None:
     """Its help imports its own modules of the commands, and nothing of what does the work."""

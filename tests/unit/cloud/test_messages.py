@@ -65,7 +65,7 @@ def test_a_wait_may_have_no_end() -> None:
 
 def test_every_call_can_be_read_by_both_sides() -> None:
     """Its name is its own, and there is a reader for what it asks and what it answers."""
-    assert len({call.name for call in CALLS}) == len(CALLS) == 17
+    assert len({call.name for call in CALLS}) == len(CALLS) == 20
     for call in CALLS:
         for kind in (call.request, call.answer, *([call.part] if call.part else [])):
             with pytest.raises(WrongShape, match="must be"):

@@ -46,12 +46,19 @@ GIVEN: dict[str, tuple[str, object, object]] = {
     "relay_service": ("on", "on", "on"),
     "to": ("hippocampus, private", ["hippocampus", "private"], ("hippocampus", "private")),
     "own_peers": (f"/p2p/{PEER}", [PEER], (PEER,)),
+    "members_only": ("on", True, True),
     "gateways": (URL, [URL], (URL,)),
     "gateway_tokens": (f"{URL}=secret", {URL: "secret"}, {URL: "secret"}),
+    "gateway_origins": (
+        "https://Lab.example.org:443, http://localhost:8888",
+        ["https://lab.example.org", "http://localhost:8888"],
+        ("https://lab.example.org", "http://localhost:8888"),
+    ),
     "pinning_service": ("127.0.0.1:8095", "127.0.0.1:8095", "127.0.0.1:8095"),
     "max_pin_bytes": ("5kB", 5000, 5000),
     "tls_cert": ("/tls/cert.pem", "/tls/cert.pem", Path("/tls/cert.pem")),
     "tls_key": ("/tls/key.pem", "/tls/key.pem", Path("/tls/key.pem")),
+    "follow": ("http://10.0.0.2:8095=t", {"http://10.0.0.2:8095/pins": "t"}, {"http://10.0.0.2:8095": "t"}),
     "gateway": ("127.0.0.1:8090", "127.0.0.1:8090", "127.0.0.1:8090"),
     "gateway_fetch": ("on", True, True),
     "storage_limit": ("500GB", "500GB", 500 * 10**9),
@@ -126,12 +133,14 @@ def test_status_shows_the_settings_without_secrets(tmp_path: Path) -> None:
     shown = kcl.status()["settings"]
     assert set(shown) - {"sources"} == set(SETTINGS) - {
         "directory",
+        "follow",
         "gateway_tokens",
         "openid_client_secret",
         "pin_services",
     }
     assert "s3cret" not in repr(config(tmp_path, KACHERY_CLOUD_OPENID_CLIENT_SECRET="s3cret"))
     assert "s3cret" not in repr(config(tmp_path, KACHERY_CLOUD_GATEWAY_TOKENS=f"{URL}=s3cret"))
+    assert "s3cret" not in repr(config(tmp_path, KACHERY_CLOUD_FOLLOW="http://10.0.0.2=s3cret"))
     tokens = SETTINGS["gateway_tokens"]
     assert tokens.parser.show({URL: "s3cret"}) == [URL]
 
@@ -229,3 +238,11 @@ def test_an_issuer_is_https_or_on_this_machine(url: str, tmp_path: Path) -> None
         config(tmp_path, KACHERY_CLOUD_OPENID_ISSUER=url)
     local = "http://127.0.0.1:4000"
     assert config(tmp_path, KACHERY_CLOUD_OPENID_ISSUER=local).openid_issuer == local
+
+
+@pytest.mark.parametrize("text", ["http://10.0.0.2:8095", "nonsense=t", "http://lab.example.org=t", "https://a@b.c=t"])
+def test_nodes_that_cannot_be_followed(tmp_path: Path, text: str) -> None:
+    """No token, no URL, a token in the clear to somewhere outside: what is wrong is said without the token."""
+    with pytest.raises(ConfigError, match="KACHERY_CLOUD_FOLLOW") as caught:
+        config(tmp_path, KACHERY_CLOUD_FOLLOW=text)
+    assert "=t" not in str(caught.value)

@@ -14,7 +14,7 @@ from kachery_cloud.errors import (
     KacheryError,
     UnsupportedCID,
 )
-from kachery_cloud.uri import ContentURI, check_peer_address, format_uri, join, parse_name_uri, parse_uri
+from kachery_cloud.uri import ContentURI, check_peer_address, format_uri, join, parse_name_uri, parse_uri, with_groups
 
 V1 = "bafkreiajr6u7obg3mpunezz2mwarr2sptwr3zaedia665vdayvw6mpn5ga"
 V0 = "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH"
@@ -236,12 +236,36 @@ def test_the_groups_of_a_uri() -> None:
     ids=["query", "note", "name"],
 )
 @pytest.mark.parametrize(
-    "group", ["", "hippocampus", "A" * 26, "a" * 25, "a" * 27, "own", "a" * 25 + "/", "a" * 25 + "1"]
+    "group", ["", "hippocampus", "A" * 26, "a" * 25, "a" * 27, "OWN", "private", "a" * 25 + "/", "a" * 25 + "1"]
 )
 def test_what_is_no_group_is_refused(text: str, group: str) -> None:
     """A name is none, nor is what lost a letter: who cannot be asked is told now. And nobody else is asked instead."""
     with pytest.raises(InvalidURI):
         (parse_name_uri if "ipns" in text else parse_uri)(text.format(group))
+
+
+def test_the_hint_of_what_is_private() -> None:
+    """It is for the machines of whoever made the URI; in all forms, with groups and without."""
+    uri = format_uri(V1, ["a"], groups=["own"])
+    assert uri == f"ipfs://{V1}/a?group=own"
+    assert parse_uri(uri).groups == parse_uri(parse_uri(uri).pasteable).groups == ("own",)
+    assert join(uri, "b").endswith("/a/b?group=own")
+    assert parse_uri(f"ipfs://group=own@{V1}?group={26 * 'a'}").groups == ("own", 26 * "a")
+
+
+def test_more_groups_for_a_uri() -> None:
+    """Whatever form it has; the key of a link stays at its end."""
+    one = 26 * "a"
+    key = "#key=AGE-SECRET-KEY-1" + 58 * "Q"
+    assert with_groups(f"ipfs://{V1}", [one]) == f"ipfs://{V1}?group={one}"
+    assert parse_uri(with_groups(f"ipfs://label=x@{V1}/a?group=own{key}", [one])).groups == ("own", one)
+    assert with_groups(f"ipfs://{V1}{key}", [one]).endswith(key)
+    assert with_groups(V1, []) == V1
+    named = parse_name_uri(with_groups("ipns://k51abc", [one]))
+    assert named is not None
+    assert named.groups == (one,)
+    with pytest.raises(InvalidURI):
+        with_groups(V1, ["x&provider=y"])
 
 
 def test_a_uri_names_a_bounded_number_of_groups() -> None:
@@ -300,7 +324,10 @@ def test_what_is_read_is_written_and_nothing_is_lost(text: str) -> None:
     assert str(parse_uri(str(uri))) == str(uri)
     said = "".join([uri.cid, *uri.path, uri.label or "", *uri.providers])
     for piece in ("é", "a", "..", "+", ":"):
-        assert (piece in text.replace(V1, "").replace(V0, "").replace("label=", "")) <= (piece in said)
+        rest = text
+        for known in (V1, V0, "label=", "ipfs://"):
+            rest = rest.replace(known, "")
+        assert (piece in rest) <= (piece in said)
 
 
 def test_what_cannot_be_in_a_uri_is_refused_when_it_is_written() -> None:

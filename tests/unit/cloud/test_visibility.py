@@ -95,18 +95,21 @@ def test_fsspec_takes_it(hippocampus: str, tmp_path: Path) -> None:
     assert {audience_of(uri) for uri in stored} == {group_audience([hippocampus])}
 
 
-def test_private_has_no_group_in_its_uri() -> None:
-    """It is for the user's own machines, which are named in the settings."""
+def test_the_uri_of_what_is_private_says_so() -> None:
+    """Else whoever loads by it would have to ask everybody. Other machines of the user are named in the settings."""
     uri = kcl.store_text("mine", to="private", local=True)
-    assert parse_uri(uri).groups == ()
+    assert parse_uri(uri).groups == ("own",)
+    assert kcl.list(to="private")[0].uri == uri
+    assert kcl.load_text(uri) == "mine"
     assert audience_of(uri) == PRIVATE
+    assert parse_uri(kcl.set_visibility(uri, "public")).groups == ()
 
 
 def test_several_at_once(hippocampus: str) -> None:
     """Members of either may load it, and the user's own machines."""
     lab = kcl.create_group("lab").id
     uri = kcl.store_text("both", to=["hippocampus", "lab", "private"], local=True)
-    assert set(parse_uri(uri).groups) == {hippocampus, lab}
+    assert set(parse_uri(uri).groups) == {hippocampus, lab, "own"}
     assert kcl.access(uri).visibility == ("hippocampus", "lab", "private")
     assert (
         kcl.access(uri).sentence == "Only members of hippocampus (1) and lab (1) and your own machines can load this."
@@ -348,6 +351,10 @@ def test_narrowing_what_a_public_folder_has_says_so(tmp_path: Path, capsys: pyte
     assert "This is public already: ipfs://label=demo@" in capsys.readouterr().err
     found = kcl.access(uri)
     assert found.visibility == ("private",)
+    assert re.fullmatch(
+        r"This is public already: ipfs://label=demo@\w+ has it\. By itself it is for your own machines alone\.",
+        found.sentence,
+    )
     assert [(each.label, each.visibility) for each in found.wider] == [("demo", ("public",))]
 
 

@@ -24,7 +24,7 @@ from kachery_cloud.local import close_repositories
 from kachery_cloud.node import connection as background
 from kachery_cloud.node.messages import WHEREIS, Method, Telling, by_name
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.errors import ContentNotFound
+from kachery_p2p.errors import ContentNotFound, NodeError
 from kachery_p2p.json_shapes import from_json
 from kachery_p2p.node.messages import Whereabouts, WhereisRequest
 from tests.helpers.control_helpers import served
@@ -291,3 +291,9 @@ def test_no_row_is_too_strange_to_be_shown(text: str, columns: bool) -> None:
     for has in (True, None):
         for line in row_lines(from_json(Whereabouts, {**ROW, **strange, "has": has}), columns=columns):
             assert harmless(line)
+
+
+def test_an_older_node_is_not_asked_for_what_is_for_members(searching: SimpleNamespace) -> None:
+    """It does not know who may hear of it, and would ask everybody. The error says what to do."""
+    with pytest.raises(NodeError, match=r"of an older version.*Nobody was asked"):
+        list(kcl.iter_whereis(f"{ELSEWHERE}?group={26 * 'a'}"))

@@ -17,24 +17,17 @@ from typing import Any
 import pytest
 import trio
 
-from kachery_p2p.access.audience import NOBODY, PRIVATE, PUBLIC, Audience, group_audience
+from kachery_p2p.access.audience import NOBODY, PRIVATE, PUBLIC, group_audience
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.errors import ContentNotFound, KacheryError, NoPermission, NotAMember
-from kachery_p2p.membership.invitations import parse_invitation
-from kachery_p2p.membership.lists import Role
 from kachery_p2p.node.messages import AnnounceRequest, CopiesRequest, LoadRequest, PublishRequest, WhereisRequest
-from kachery_p2p.node.node import Node
-from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.peer_ids import peer_bytes
-from kachery_p2p.repo.keys import load_or_create_identity
-from kachery_p2p.repo.repo import Repo
 from kachery_p2p.routing.blinded import keys_to_announce
-from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.routing.dht.messages import DhtPeer
 from kachery_p2p.transport.stream import Stream
 from tests.helpers.bitswap_fakes import cid_of
+from tests.helpers.group_network import Lab, Three, assert_unheard, audiences, blocks_of, lan_dht, stored
 from tests.helpers.patience import PATIENCE, until
-from tests.helpers.transport_helpers import LOOPBACK
 
 MIB = 1 << 20
 #: For a load that is to find nothing.
@@ -56,54 +49,6 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytearray]:
     return record
 
 
-def lan_dht(node: Node) -> DHT:
-    """The DHT of the local network that a node takes part in."""
-    assert node.finding.lan_dht is not None
-    return node.finding.lan_dht
-
-
-class Lab:
-    """Nodes of one network, each with the outsider as its way in."""
-
-    def __init__(self, folder: Path, nursery: trio.Nursery, stack: contextlib.ExitStack) -> None:
-        self._folder = folder
-        self._nursery = nursery
-        self._stack = stack
-        self.group = ""
-
-    async def node(self, name: str, **options: Any) -> Node:
-        repo = self._stack.enter_context(Repo.open(self._folder / name))
-        options = {"lan_dht": True, "known_peers": True, "provide": "roots", **options}
-        node = Node(repo, load_or_create_identity(self._folder / name), listen=LOOPBACK, options=NodeOptions(**options))
-        await self._nursery.start(node.run)
-        return node
-
-    async def met(self, *nodes: Node) -> None:
-        """Wait until these know each other."""
-        first = nodes[0]
-        for other in nodes[1:]:
-            await other.connect(first.host.addresses()[0])
-        for node in nodes:
-            for other in nodes:
-                if node is not other:
-                    await node.connect(other.host.addresses()[0])
-        await until(lambda: all(len(lan_dht(node).peers()) == len(nodes) - 1 for node in nodes))
-
-    async def join(self, owner: Node, *others: Node) -> str:
-        """Make a group of these; its ID."""
-        group = owner.groups.create("hippocampus").group
-        for other in others:
-            invitation = owner.groups.invite(group, Role.READER, owner.host.addresses())
-            await other.membership.join(parse_invitation(str(invitation)), "", PATIENCE)
-        everybody = {owner.host.peer_id, *(other.host.peer_id for other in others)}
-        await until(
-            lambda: all(
-                set(node.groups.members_of(group)) == everybody - {node.host.peer_id} for node in (owner, *others)
-            )
-        )
-        return group
-
-
 @pytest.fixture
 async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
     with contextlib.ExitStack() as stack:
@@ -113,45 +58,11 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
             nursery.cancel_scope.cancel()
 
 
-class Three:
-    """The members alice and bob, and the outsider."""
-
-    def __init__(self, alice: Node, bob: Node, outsider: Node, group: str) -> None:
-        self.alice, self.bob, self.outsider, self.group = alice, bob, outsider, group
-
-
 @pytest.fixture
 async def three(lab: Lab) -> Three:
     outsider, alice, bob = [await lab.node(name) for name in ("outsider", "alice", "bob")]
     await lab.met(outsider, alice, bob)
     return Three(alice, bob, outsider, await lab.join(alice, bob))
-
-
-async def stored(node: Node, data: bytes, audience: Audience = PUBLIC) -> CID:
-    """Store some bytes, and let the node know, as the functions for users do it."""
-    done = await trio.to_thread.run_sync(lambda: node.repo.store_bytes(data, audience=audience))
-    await node.notify_stored([done.cid])
-    return done.cid
-
-
-def blocks_of(node: Node) -> set[bytes]:
-    """The multihashes of all that is here."""
-    return set(node.repo.all_multihashes())
-
-
-def audiences(node: Node, multihashes: set[bytes]) -> set[str]:
-    """For whom some blocks are."""
-    found = node.repo.access.audiences(multihashes)
-    return {str(found.get(multihash, PUBLIC)) for multihash in multihashes}
-
-
-def assert_unheard(heard: bytearray, multihashes: set[bytes]) -> None:
-    """No multihash is in a record, in whatever form a protocol may write one."""
-    record = bytes(heard)
-    assert record, "something was said to it"
-    for multihash in multihashes:
-        for form in (multihash[2:], str(CID(1, RAW, multihash)).encode(), multihash.hex().encode()):
-            assert form not in record
 
 
 async def test_the_outsider_hears_of_nothing(three: Three, heard: dict[str, bytearray]) -> None:
@@ -431,3 +342,41 @@ async def test_a_member_that_is_removed_is_asked_no_more(three: Three, heard: di
     assert_unheard(heard[bob.host.peer_id][before:] + b"-", {cid.multihash})
     with pytest.raises(NotAMember):
         await bob.load(LoadRequest(cid_of(b"another"), groups=(three.group,), timeout=SOON))
+
+
+async def test_what_was_removed_is_not_asked_for_in_public(three: Three, heard: dict[str, bytearray]) -> None:
+    """Nobody who has it can be reached, and the CID comes without the hint: the outsider does not hear it. Of a
+    CID that nothing is known of it does: that is how public data is found."""
+    alice, bob, outsider = three.alice, three.bob, three.outsider
+    cid = await stored(alice, os.urandom(MIB), group_audience([three.group]))
+    private = await stored(bob, os.urandom(1000), PRIVATE)
+    secret = blocks_of(alice) | {private.multihash}
+    await bob.load(LoadRequest(cid, groups=(three.group,), timeout=PATIENCE))
+    for node, each in ((bob, cid), (bob, private), (alice, cid)):
+        root = node.repo.inventory.get(each)
+        assert root is not None
+        await trio.to_thread.run_sync(node.repo.removal.remove, root)
+        await node.notify_removed([each])
+    for each in (cid, private):
+        with pytest.raises(ContentNotFound):
+            await bob.load(LoadRequest(each, timeout=SOON))
+        await bob.whereis(WhereisRequest(each, SOON))
+    assert_unheard(heard[outsider.host.peer_id], secret)
+    unknown = cid_of(b"of which nothing is known")
+    with pytest.raises(ContentNotFound):
+        await bob.load(LoadRequest(unknown, timeout=SOON))
+    assert unknown.multihash in bytes(heard[outsider.host.peer_id])
+
+
+async def test_members_alone_are_asked_where_the_user_says_so(three: Three, heard: dict[str, bytearray]) -> None:
+    """A CID that nothing is known of is not told to the outsider, who has it; a member gives it."""
+    alice, bob, outsider = three.alice, three.bob, three.outsider
+    theirs = await stored(outsider, os.urandom(1000))
+    with pytest.raises(ContentNotFound):
+        await bob.load(LoadRequest(theirs, timeout=SOON, members_only=True))
+    rows = await bob.whereis(WhereisRequest(theirs, SOON, members_only=True))
+    assert [(row.peer, row.has) for row in rows] == [(alice.host.peer_id, False)]
+    assert_unheard(heard[outsider.host.peer_id], {theirs.multihash})
+    cid = await stored(alice, os.urandom(1000))
+    loaded = await bob.load(LoadRequest(cid, timeout=PATIENCE, members_only=True))
+    assert loaded.sources.keys() == {alice.host.peer_id}

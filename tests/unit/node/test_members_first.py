@@ -36,7 +36,16 @@ class Net:
         self.at_once = self.most_at_once = 0
         self.dialled: list[str] = []
         finding: Any = type("Finding", (), {"members": MemberSearch(None, self.members)})()  # type: ignore[arg-type]
-        self.first = MembersFirst(self, finding, self.members, self.audiences)  # type: ignore[arg-type]
+        #: For whom roots were that were removed here.
+        self.formerly: dict[bytes, Audience] = {}
+        self.first = MembersFirst(
+            self,  # type: ignore[arg-type]
+            finding,
+            self.members,
+            self.audiences,
+            formerly=self.formerly.get,
+            ever_restricted=lambda: bool(self.formerly),
+        )
         monkeypatch.setattr(module, "ask_audience", self._ask)
 
     def connected(self) -> Collection[str]:
@@ -238,4 +247,61 @@ async def test_own_machines_are_asked_without_any_group(net: Net, mock_clock: Mo
     assert (plan.groups, plan.told) == (frozenset(), {"laptop": PRIVATE})
     with contextlib.suppress(KeyError):
         del net.members.members[OWN]
+    net.members.changed()
     assert (await net.first.plan(ROOT)).watched is False
+
+
+async def test_the_hint_of_what_is_private(net: Net, mock_clock: MockClock) -> None:
+    """Own machines alone hear of it. Where there are none, nobody does, and the error says what is missing."""
+    with pytest.raises(NotAMember, match=r"private.*KACHERY_CLOUD_OWN_PEERS"):
+        await net.first.plan(ROOT, [OWN])
+    net.members.members[OWN] = {"laptop"}
+    net.up = ["laptop", "stranger"]
+    plan = await net.first.plan(ROOT, [OWN])
+    assert (plan.groups, plan.watched, net.asked) == (frozenset(), True, [])
+    net.members.add(G1, "bob")
+    assert (await net.first.plan(ROOT, [OWN, G1])).groups == {G1}
+    net.members.members.pop(OWN)
+    with pytest.raises(NotAMember, match=f"of the group {G2};"):
+        await net.first.plan(ROOT, [OWN, G2])
+
+
+async def test_what_was_removed_here_is_not_looked_for_in_public(net: Net, mock_clock: MockClock) -> None:
+    """It was for members when it was here. By its CID alone they are asked, and nobody else; also without any group."""
+    net.formerly[ROOT.multihash] = group_audience([G1])
+    plan = await net.first.plan(ROOT)
+    assert (plan.groups, plan.watched) == (frozenset(), True)
+    net.members.add(G1, "bob")
+    assert (await net.first.plan(ROOT)).groups == {G1}
+    assert (await net.first.plan(cid_of(b"another"))).groups is None
+    net.members.add(G2, "carl")
+    net.up = ["carl"]
+    net.says = {"carl": (0.1, group_audience([G2]))}  # what a member says today goes first
+    assert (await net.first.plan(ROOT)).groups == {G2}
+
+
+async def test_what_a_member_said_once_stays_among_members(net: Net, mock_clock: MockClock) -> None:
+    """The member goes away before anything came: nobody else is asked then. A change of members forgets it."""
+    net.members.add(G1, "bob")
+    net.up = ["bob"]
+    net.says = {"bob": (0.1, group_audience([G1]))}
+    assert (await net.first.plan(ROOT)).groups == {G1}
+    net.up = []
+    assert (await net.first.plan(ROOT)).groups == {G1}
+    net.members.remove(G1, "bob")
+    assert (await net.first.plan(ROOT)).groups is None
+
+
+async def test_members_alone_where_the_user_says_so(net: Net, mock_clock: MockClock) -> None:
+    """Whatever is known of it, strangers are not asked; without a group or own machines it is an error."""
+    with pytest.raises(NotAMember, match="KACHERY_CLOUD_MEMBERS_ONLY"):
+        await net.first.plan(ROOT, members_only=True)
+    net.members.add(G1, "bob")
+    net.members.add(G2, "eve")
+    plan = await net.first.plan(ROOT, members_only=True)
+    assert (plan.groups, plan.watched) == ({G1, G2}, True)
+    net.up = ["bob"]
+    net.says = {"bob": (0.0, PUBLIC)}
+    assert (await net.first.plan(cid_of(b"public"), members_only=True)).groups == {G1, G2}
+    net.members.members = {OWN: {"laptop"}}
+    assert (await net.first.plan(cid_of(b"private"), members_only=True)).groups == frozenset()

@@ -116,7 +116,7 @@ def test_the_tables_of_the_catalog(repo: Repo) -> None:
         tables = db.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
         ).fetchall()
-        assert len(tables) == 13
+        assert len(tables) == 14
         for (table,) in tables:
             assert f"| `{table}` |" in PAGE
             for column in db.execute(f"PRAGMA table_info({table})"):

@@ -38,10 +38,10 @@ def test_the_folder_of_a_file_is_known_without_its_name(tmp_path: Path, number: 
     layout = Layout(tmp_path)
     for cid in _some_cids(number):
         path = layout.path_for(cid)
-        assert not layout.may_hold(cid) or path.parent.exists()
+        assert not layout.may_hold([cid]) or path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-        assert layout.may_hold(cid)
+        assert layout.may_hold([cid]) == {cid}
         path.unlink()
         path.parent.rmdir()
 
@@ -71,11 +71,12 @@ def test_packed_files_are_read_together(repo: Repo) -> None:
     first, second = repo.store_value(b"first value").cid, repo.store_value(b"second value").cid
     own = repo.store_bytes(b"own").cid
     cids = [first, second, own, *_some_cids(1)[:3]]
-    assert repo.many.packed_sizes(cids) == {first: 11, second: 12}
-    assert repo.many.packed_files(cids) == {first: b"first value", second: b"second value"}
+    packed = repo.many.packed(cids)
+    assert {cid: file.size for cid, file in packed.items()} == {first: 11, second: 12}
+    assert {cid: file.read() for cid, file in packed.items()} == {first: b"first value", second: b"second value"}
     pack = repo.directory / "packs" / "1.car"
     pack.write_bytes(pack.read_bytes().replace(b"first value", b"First value"))
-    assert repo.many.packed_files(cids) == {second: b"second value"}
+    assert {cid: file.read() for cid, file in packed.items()} == {first: None, second: b"second value"}
 
 
 def test_a_folder_is_made_whatever_its_files_are(repo: Repo, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ async def test_requests_that_are_not_there(tmp_path: Path, request_id: str) -> N
         assert await served.listed(status="queued,pinning") == []
 
 
-@pytest.mark.parametrize("path", ["/", "/pin", "/pins/a/b", "/api/v0/version", "//pins", "/metrics/x"])
+@pytest.mark.parametrize("path", ["/", "/pin", "/pins/a/b", "//pins", "/metrics/x"])
 async def test_paths_that_are_not_there(tmp_path: Path, path: str) -> None:
     """404 with NOT_FOUND."""
     async with pinning(tmp_path) as served:

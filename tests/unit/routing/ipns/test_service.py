@@ -474,3 +474,30 @@ async def test_how_long_it_may_be_remembered(
     for wrong in ("data.example.org", "nonsense"):
         with pytest.raises(InvalidName):
             await names.record(wrong, timeout=30)
+
+
+async def test_what_may_not_be_told_any_more(world: World, db: Database, shelf: Shelf, nursery, patient_clock) -> None:
+    """A name that points to what is not for everybody now is not renewed: its record runs out. If that changes, or it
+    points to something else, it is."""
+    route = Route(world)
+    hidden = {A}
+
+    async def may_tell(path: str) -> bool:
+        return path not in hidden
+
+    hidden.clear()
+    names = Names(shelf, SeenRecords(db), [route], may_tell=may_tell, wall=world.now, times=SELDOM)
+    sent = await names.publish("work", A, ttl=0, timeout=60)
+    until = read_ipns(sent.name, route.kept[routing_key(sent.name)]).valid_until
+    hidden.add(A)
+    await nursery.start(names.run)
+    await trio.sleep(3 * 24 * 3600)
+    assert (len(route.puts), read_ipns(sent.name, route.puts[-1]).valid_until) == (1, until)
+    assert until < world.now() * NS
+    hidden.clear()
+    names.look_again()
+    await trio.sleep(4 * 3600)
+    assert len(route.puts) >= 2
+    hidden.add(A)
+    await names.publish("work", B, ttl=0, timeout=60)
+    assert says(route.puts[-1], sent.name)[0] == B

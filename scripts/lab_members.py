@@ -1,4 +1,4 @@
-"""For the tests of a lab as a process: members who are invited, and workstations that they register."""
+"""Members of a lab that runs as a process: they are invited, and register workstations as they would by hand."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 
 from scripts.workstation import Workstation
-from tests.helpers.patience import PATIENCE
 
+#: Seconds for which an answer is waited for.
+PATIENCE = 120.0
 _LINK = re.compile(r"http://127\.0\.0\.1:\d+/register/([\w-]+)")
 
 
