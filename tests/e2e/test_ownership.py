@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kachery_cloud.ownership.proofs import make_proof
+from kachery_p2p.repo.keys import load_or_create_identity
 from scripts.workstation import Workstation
 from tests.e2e.test_notebooks import Notebook
 from tests.helpers.openid import DESKTOP, DESKTOP_ID, DESKTOP_SECRET, Browser, OpenIDProvider
@@ -374,6 +377,71 @@ def test_what_is_wrong_with_a_proof_is_refused(
     provider_gone = {**stored, "proof": stored["proof"]}
     (station.directory / "issuers.json").unlink()
     assert "not known to be one of" in why(provider_gone)
+
+
+def test_real_tokens_that_are_for_something_else(
+    workstation: Make,
+    start_openid: Callable[..., OpenIDProvider],
+    provider: OpenIDProvider,
+    browser: Browser,
+    tmp_path: Path,
+) -> None:
+    """Tokens that a real provider gave out: at another application, by another provider, for another machine's key, by
+    a key of a stranger under a known name. Each is refused, offline, with its reason."""
+    grace = workstation(env=settings(provider))
+    sign_in(grace, browser, "grace")
+    provider.add_client({**DESKTOP, "client_id": "game"})
+    gamer = workstation(env=settings(provider, KACHERY_CLOUD_OPENID_CLIENT_ID="game"))
+    elsewhere = workstation(env=settings(second := start_openid()))
+    ada = workstation(env=settings(provider))
+    for station in (gamer, elsewhere, ada):
+        with Browser() as another:
+            sign_in(station, another)
+    key_set = provider.keys()
+    claims = json.loads(_decoded(_token(ada)["payload"]))
+    forged = provider.token(claims, key="stranger")
+    provider.stop()
+    second.stop()
+
+    def refused(stored: Any) -> str:
+        path = tmp_path / "proof.json"
+        path.write_text(json.dumps(stored))
+        done = grace.run("kachery-cloud", "owner", "--verify", path, check=False)
+        assert done.returncode == 1, done.stdout
+        return done.stderr
+
+    assert "signed in at another application (game)" in refused(_stored(gamer))
+    assert "which is no issuer to believe here" in refused(_stored(elsewhere))
+    # Grace has Ada's ID token, as who was handed her proof has, and puts it under her own key.
+    stolen = _wrapped(grace, _id_token(ada), _stored(ada))
+    assert "its nonce does not commit to it" in refused(stolen)
+    # Ada's machine signs what looks like a token of the provider.
+    assert json.loads(_decoded(forged.split(".")[0]))["kid"] == key_set["keys"][0]["kid"]
+    assert "was changed, or" in refused(_wrapped(ada, forged, _stored(ada)))
+    good = tmp_path / "good.json"
+    ada.run("kachery-cloud", "owner", "--save", good)
+    assert owner(grace, "--verify", str(good))["email"] == "ada@example.org"
+
+
+def _stored(station: Workstation) -> Any:
+    return json.loads((station.directory / "ownership.json").read_text())
+
+
+def _token(station: Workstation) -> Any:
+    return _stored(station)["proof"]["pk_token"]
+
+
+def _id_token(station: Workstation) -> str:
+    token = _token(station)
+    issuer = token["signatures"][0]
+    return f"{issuer['protected']}.{token['payload']}.{issuer['signature']}"
+
+
+def _wrapped(station: Workstation, id_token: str, stored: Any) -> Any:
+    """An ID token under the key of a machine, with the claims that this machine once made for its own sign-in."""
+    claims = _decoded(_token(station)["signatures"][1]["protected"])
+    made = make_proof(load_or_create_identity(station.directory), claims, id_token, now=time.time())
+    return {**stored, "proof": made.to_json()}
 
 
 def test_old_sign_ins_do_not_count_where_an_age_is_asked(
