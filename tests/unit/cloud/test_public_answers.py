@@ -156,6 +156,7 @@ STOPPED: dict[str, Any] = {
         "log_file": "NoneType",
         "log_format": "str",
         "gateway_origins": [],
+        "gateway_names": [],
         "openid_issuer": "str",
         "openid_client_id": "str",
         "openid_client_secret_file": "NoneType",
