@@ -22,10 +22,10 @@ from kachery_cloud.commands.main import cli
 from kachery_cloud.ownership.archive import KeySet
 from kachery_cloud.ownership.kept import Kept, keep_proof
 from kachery_p2p.repo.keys import load_or_create_identity
+from scripts.lab_members import LabMember, running_node_of_lab
 from scripts.workstation import RUN_SECONDS, Workstation
 from tests.helpers import examples
 from tests.helpers.examples import Scene
-from tests.helpers.lab_members import LabMember, running_node_of_lab
 from tests.helpers.proofs import CLIENT, GOT, ISSUER, issuers, proof
 
 ROOT = Path(__file__).resolve().parents[2]
