@@ -125,7 +125,7 @@ def members_remove(member: str, as_json: bool) -> None:
 
     \b
     Example:
-        kachery-cloud-node members remove alice@example.org
+        kachery-cloud-node members remove "Alice Liddell"
     """  # noqa: D301
     lab = _open()
     found = _one(lab.accounts, member)
@@ -169,7 +169,7 @@ def members_make_admin(member: str, as_json: bool) -> None:
 
     \b
     Example:
-        kachery-cloud-node members make-admin alice@example.org
+        kachery-cloud-node members make-admin bob@example.org
     """  # noqa: D301
     from kachery_cloud.lab.answers import email_of
 
@@ -209,7 +209,7 @@ def clients_list(member: str | None, as_json: bool) -> None:
     \b
     Examples:
         kachery-cloud-node clients list
-        kachery-cloud-node clients list --member alice@example.org
+        kachery-cloud-node clients list --member "Alice Liddell"
     """  # noqa: D301
     lab = _open()
     found = lab.accounts.clients(None if member is None else _one(lab.accounts, member).id)

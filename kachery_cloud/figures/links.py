@@ -6,7 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kachery_cloud.errors import FormatError, InvalidURI, IsADirectory, NodeError, NotADirectory, PathNotFound
+from kachery_cloud.arguments import check_flags
+from kachery_cloud.errors import (
+    FormatError,
+    InvalidArgument,
+    InvalidURI,
+    IsADirectory,
+    NodeError,
+    NotADirectory,
+    PathNotFound,
+)
 from kachery_cloud.figures.document import DOCUMENT, Document, TableFile, read_document
 from kachery_cloud.figures.making import DATA, Content, Figure
 from kachery_cloud.figures.storing import UNTITLED, folder_of
@@ -14,6 +23,7 @@ from kachery_cloud.figures.values import ARRAYS
 from kachery_cloud.figures.viewer import PATH, viewer_files
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import format_uri, join, parse_uri
+from kachery_p2p.text import shown
 from kachery_p2p.urls import BadURL, base_url
 
 if TYPE_CHECKING:
@@ -39,6 +49,7 @@ def figure_link(uri: str, *, gateway: str | None = None, self_contained: bool = 
     Example:
         >>> link = kcl.figure_link("ipfs://bafy...", gateway="http://127.0.0.1:8090")
     """
+    check_flags(self_contained=self_contained)
     config = load_config()
     found = parse_uri(uri)
     if self_contained:
@@ -51,11 +62,13 @@ def figure_link(uri: str, *, gateway: str | None = None, self_contained: bool = 
     return f"{base}{PATH}#{format_uri(found.cid, found.path)}"
 
 
-def _base(url: str) -> str:
+def _base(url: Any) -> str:
+    if not isinstance(url, str):
+        raise InvalidArgument(f"gateway is {shown(url)}; it must be a URL, such as http://127.0.0.1:8090.")
     try:
         return base_url(url).rstrip("/")
     except BadURL:
-        raise InvalidURI(f"{url!r} is not the URL of a gateway, such as http://127.0.0.1:8090.") from None
+        raise InvalidURI(f"{shown(url)} is not the URL of a gateway, such as http://127.0.0.1:8090.") from None
 
 
 def running_gateway(config: Config) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from kachery_p2p import private
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, DamagedFile, KacheryError
 from kachery_p2p.node.messages import LoadRequest
@@ -103,6 +104,7 @@ class Scrub:
         self._changed = trio.Event()
         self._found = trio.Event()
         self._noted = -float("inf")
+        private.fit(self._path)
         self.state = read_state(self._path)
         self.bytes = 0
         self.mended = 0

@@ -47,6 +47,7 @@ FIRST = (
     "pins add",
     "pins wait",
     "pins",
+    "node members invite",
 )
 LAST = (
     "projects remove",
@@ -58,7 +59,9 @@ LAST = (
     "repair",
     "rm",
     "move",
+    "node members remove",
     "node",
+    "node reload",
     "keygen-swarm",
 )
 
@@ -175,10 +178,23 @@ def lab(workstation: Callable[..., Workstation]) -> Iterator[tuple[LabMember, La
         yield ann, bob
 
 
+#: Registers a computer at the lab of this data directory, whose node does not run.
+REGISTER = """
+from kachery_cloud.lab.accounts_store import Accounts
+from kachery_cloud.lab.database import LabDatabase
+from kachery_p2p.pinning.server.store import STORE_NAME, PinStore
+from kachery_p2p.repo.keys import new_identity
+directory = kcl.load_config().directory
+accounts = Accounts(LabDatabase(directory), PinStore(directory / STORE_NAME))
+say(accounts.register(accounts.add_member("Carol").id, new_identity().peer_id, "laptop", bytes(32)).peer)
+"""
+
+
 def with_lab(scene: Scene, lab: tuple[LabMember, LabMember]) -> None:
     """Let the reader's machine be registered with a lab, in which somebody else has a project, too."""
     ann, bob = lab
     ann.register(scene.here)
+    scene.client = scene.here.call(REGISTER)
     bob.call("POST", "/api/v1/projects", json={"name": "reef"})
     bob.call("PUT", f"/api/v1/projects/reef/members/{ann.id}", json={"role": "reader"})
     # What goes to other services in the examples is to go there alone.

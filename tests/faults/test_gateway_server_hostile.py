@@ -261,7 +261,7 @@ async def test_a_directory_too_large_to_list(here: Served) -> None:
     """A page has its bound, and a directory of too many parts is refused."""
     cid = node(here, [PBLink(f"{i}", here.file, 1) for i in range(10)], UnixFSData(DataType.DIRECTORY))
     async with gateway(here.repo, max_entries_shown=3) as client:
-        page = (await client.get(f"/ipfs/{cid}/")).text
+        page = (await client.get(f"/ipfs/{cid}/")).text.partition("<main")[2]
         assert page.count("<a ") == 3 + 2
         assert "and 7 more" in page
     async with gateway(here.repo, max_listing_bytes=10) as client:

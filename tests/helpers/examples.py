@@ -41,6 +41,8 @@ done
 ssh() { (cd "$HOME" && mkdir -p .kachery-cloud && bash -c "$2"); }
 """
 _EXAMPLES = re.compile(r"Examples?:\n((?: *\S.*\n?)+)")
+#: What asks a node that runs.
+_RELOADS = re.compile(r"^(?=kachery-cloud[- ]node reload\b)", re.MULTILINE)
 _SERVES = re.compile(
     r"^(?P<variables>(?:[A-Z_]+=\S+ +)*)"
     r"(?P<command>kachery-cloud[- ]node\b(?! tokens| members| clients| reload| --init| --systemd)(?![^\n]* doctor\b)"
@@ -61,6 +63,7 @@ class Scene:
         service: the URL of a pinning service.
         port: a free one, for a gateway.
         invite: makes an invitation to a group of the other workstation.
+        client: the peer ID of a computer that is registered at the node of this workstation, as its lab.
     """
 
     here: Workstation
@@ -71,6 +74,7 @@ class Scene:
     service: str
     port: int
     invite: Callable[[], str] = str
+    client: str = ""
 
     def real(self, text: str) -> str:
         """The text of an example with real names in it."""
@@ -80,6 +84,7 @@ class Scene:
             (r"ipfs://bafy\w*\.\.\.(?=/)", self.folder),
             (r"/ipfs/bafy\w*\.\.\.(?=/)", self.folder.replace("ipfs://", "/ipfs/")),
             (r"ipfs://(bafy\w*)?\.\.\.", self.file),
+            (r"(?<=clients remove )12D3KooW\.\.\.", self.client),
             (r"ipns://k51\w*\.\.\.", self.name),
             (r"/ip4/192\.[\d.]+/tcp/\d+/p2p/12D3KooW\.\.\.", self.address),
             (r"/ip4/0\.0\.0\.0/tcp/4001", "/ip4/127.0.0.1/tcp/0"),
@@ -112,7 +117,8 @@ class Scene:
 
     def bash(self, lines: str) -> str:
         """A script of the lines of examples, with real names in it."""
-        return PRELUDE + _SERVES.sub(r"\g<variables>serve \g<command>", self.real(lines))
+        served = _SERVES.sub(r"\g<variables>serve \g<command>", self.real(lines))
+        return PRELUDE + _RELOADS.sub("serve kachery-cloud-node\n", served)
 
 
 def make_experiment(folder: Path) -> Path:

@@ -71,7 +71,8 @@ FUNCTIONS = [
 GIVEN: dict[str, Any] = {
     "filename": "x.csv", "path": ".", "text": "t", "value": 1, "array": np.zeros(2), "dest": "out", "cid": CID,
     "watcher": False,
-    "data": b"d", "first": "ipfs://bafkqaaa", "second": "ipfs://bafkqaaa", "uris": "ipfs://bafkqaaa",
+    "data": b"d", "spec": {"mark": "point", "data": {"values": []}},
+    "first": "ipfs://bafkqaaa", "second": "ipfs://bafkqaaa", "uris": "ipfs://bafkqaaa",
     "source": "x.car", "name": "recordings", "target": "moved", "to": "private",
     "group": "hippocampus", "member": "laptop", "role": "reader", "invitation": "kachery-group:x",
 }  # fmt: skip
