@@ -43,9 +43,16 @@ def count(kind):
         os.kill(os.getpid(), signal.SIGINT)
 def look(frame, event, arg):
     # Not in generators (0x20): one that is dropped before its end, as by `any`, is closed by the interpreter, which
-    # counts as a call, and what is raised there is printed and forgotten. A real signal is not looked at there.
-    if event == "call" and ours in frame.f_code.co_filename and not frame.f_code.co_flags & 0x20:
-        count("calls")
+    # counts as a call, and what is raised there is printed and forgotten. A real signal is not looked at there. Nor
+    # in what is called while an object goes: that is printed and forgotten, too.
+    if event != "call" or ours not in frame.f_code.co_filename or frame.f_code.co_flags & 0x20:
+        return
+    above, steps = frame, 4
+    while above is not None and steps:
+        if above.f_code.co_name == "__del__":
+            return
+        above, steps = above.f_back, steps - 1
+    count("calls")
 write = Download.write
 def counting_write(self, offset, data):
     write(self, offset, data)
