@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,7 +16,9 @@ from hypothesis import HealthCheck, settings
 from scripts.peers import GoLibp2p, Helia, Kubo, missing, missing_go
 from scripts.workstation import KEEP_TO_ITSELF, Workstation
 from tests.helpers.clocks import PatientClock, Threads
-from tests.helpers.openid import OpenIDProvider
+
+if TYPE_CHECKING:
+    from tests.helpers.openid import OpenIDProvider
 
 # Tests hold on a busy machine: hypothesis must not take the time of an example. Those that share a fixture with all
 # examples know it. A test that names checks of its own would bring the others back.
@@ -28,7 +31,7 @@ StartKubo = Callable[..., Kubo]
 StartHelia = Callable[..., Helia]
 StartGoLibp2p = Callable[..., GoLibp2p]
 StartWorkstation = Callable[..., Workstation]
-StartOpenID = Callable[..., OpenIDProvider]
+StartOpenID = Callable[..., "OpenIDProvider"]
 
 
 def pytest_configure() -> None:
@@ -143,6 +146,8 @@ def start_helia(_peers_present: None) -> Iterator[StartHelia]:
 @pytest.fixture
 def start_openid(_peers_present: None) -> Iterator[StartOpenID]:
     """Starts OpenID providers (with the arguments of `OpenIDProvider`) that live for one test."""
+    from tests.helpers.openid import OpenIDProvider
+
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(OpenIDProvider(**options))
 
