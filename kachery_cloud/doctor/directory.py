@@ -253,7 +253,7 @@ def _owner(path: Path) -> str:
     """Whose a file is, by name where that is known."""
     try:
         return path.owner()
-    except (KeyError, OSError, NotImplementedError):
+    except (KeyError, OSError, NotImplementedError):  # no such user, gone meanwhile, or a system that does not tell
         try:
             return f"user {os.stat(path).st_uid}"
         except OSError:
