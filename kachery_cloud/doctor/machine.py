@@ -199,7 +199,10 @@ def judge_clock(readings: Sequence[tuple[str, float, float]]) -> list[Finding]:
 
 
 def _span(seconds: float) -> str:
+    """Such as ``2 hours``. What was measured is a moment late: 7 199.7 seconds are two hours, not 120 minutes."""
     seconds = abs(seconds)
+    if seconds >= 119:
+        seconds = 60 * round(seconds / 60)
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

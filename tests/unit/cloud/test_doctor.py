@@ -105,6 +105,23 @@ def test_clocks_that_do_not() -> None:
     assert judge_clock([("a", 80.0, 30.0)]) == []
 
 
+@pytest.mark.parametrize(
+    ("ahead", "words"),
+    [
+        (7199.3, "2 hours slow"),
+        (7200.0, "2 hours slow"),
+        (7100.0, "118 minutes slow"),
+        (-2 * 86400.0 + 0.5, "2 days fast"),
+        (119.9, "2 minutes slow"),
+        (-89.0, "89 seconds fast"),
+    ],
+)
+def test_how_far_off_a_clock_is(ahead: float, words: str) -> None:
+    """A reading arrives a moment after it was taken: a unit that is reached but for that moment is the right one."""
+    (finding,) = judge_clock([("a", ahead, 0.1)])
+    assert f"by a it is {words}." in finding.what
+
+
 async def test_the_clock_of_a_service(facts: Facts) -> None:
     """Its `Date` is compared with our time, which is said to be a day behind."""
     import http.server
