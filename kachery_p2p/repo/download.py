@@ -75,6 +75,7 @@ class Download:
         self._file = self._lock(timeout)
         self._guard = threading.Lock()
         self._noting = threading.Lock()
+        self._writing = threading.Lock()
         #: Threads in `put`, and whether no more may come.
         self._putting = 0
         self._put_ended = threading.Condition(self._noting)
@@ -154,7 +155,9 @@ class Download:
 
     def write(self, offset: int, data: Buffer) -> None:
         """Write verified file bytes at their offset."""
-        with explained("writing", self.path):
+        # One at a time, as the kernel has it anyhow for one file: there the second thread would spin on a core that
+        # others could use.
+        with explained("writing", self.path), self._writing:
             write_at(self._file.fd, data, offset)
         self._wrote = True
         self._write_back.wrote(len(data))

@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kachery_p2p.transport")
 
-#: What is offered by ALPN: the muxer, and what stands for choosing it later, as older peers do.
-_PROTOCOLS = [YAMUX.encode(), b"libp2p"]
+#: What is offered by ALPN: the muxer with large records (see `tls_records.py`), which nodes of ours alone know; the
+#: muxer; and what stands for choosing it later, as older peers do.
+_LARGE = b"/kachery/yamux/1.0.0/records-63k"
+_PROTOCOLS = [_LARGE, YAMUX.encode(), b"libp2p"]
 _CHACHA = b"TLS_CHACHA20_POLY1305_SHA256"
 _AES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
 #: Types of the records of a handshake: changes of the cipher, which mean nothing in TLS 1.3; alerts, handshake
@@ -192,8 +194,9 @@ class _Session:
         if suite is None or client is None or server is None:
             raise HandshakeError("The TLS handshake left no keys behind.")
         ours, theirs = (client, server) if self._initiator else (server, client)
-        records = TlsRecords(suite, ours, theirs, initiator=self._initiator)
-        return TlsSecured(records, state.peer, openssl.get_alpn_proto_negotiated() == _PROTOCOLS[0])
+        agreed = openssl.get_alpn_proto_negotiated()
+        records = TlsRecords(suite, ours, theirs, initiator=self._initiator, large=agreed == _LARGE)
+        return TlsSecured(records, state.peer, agreed in (_LARGE, YAMUX.encode()))
 
 
 def _reason(error: SSL.Error) -> str:

@@ -1,8 +1,13 @@
-"""The TLS 1.3 record layer: from the end of the handshake on, everything travels in records of up to 16 KiB.
+"""The TLS 1.3 record layer: from the end of the handshake on, everything travels in records.
 
 (RFC 8446, section 5 and appendix B; section 7 for the keys.) The handshake is OpenSSL's, see `tls.py`; what it leaves
 behind is a secret for each direction. The records are our own, because a TLS library moves bytes through a connection
 object and a buffer of its own, at half the rate of the cipher.
+
+A record holds up to 16 KiB. For each, cipher and interpreter begin anew, which is a tenth of what it costs to move a
+GiB. Two nodes of ours agree on large ones, of up to 63 KiB, which the header's 16 bits can tell as well: by a name of
+their own in ALPN, of which other implementations take no notice. A key is then used for fewer records; else all is as
+the RFC has it.
 
 Sending: `seal` cuts one message of the muxer into full records. The content type stands behind the content within a
 record, so the byte behind each piece is borrowed for it. Receiving: a few records that lie side by side are decrypted
@@ -33,8 +38,6 @@ HEADER = 5
 _TAG = 16
 _header = struct.Struct("!BHH")
 _VERSION = 0x0303  # of TLS 1.2, for the sake of middleboxes
-#: What a full record has in front: its ciphertext is the content, its type and the tag.
-_FULL_HEADER = _header.pack(23, _VERSION, limits.TLS_RECORD + 1 + _TAG)
 
 #: Content types.
 ALERT, HANDSHAKE, APPLICATION = 21, 22, 23
@@ -122,27 +125,31 @@ class TlsRecords:
         send_secret: the first application traffic secret of this side.
         receive_secret: that of the peer.
         initiator: whether this side was the client.
-        records_per_key: records after which this side takes a new key.
+        large: whether both sides send and take large records.
+        records_per_key: records after which this side takes a new key, if not as many as are safe.
     """
 
     __slots__ = (
         "_alert",
         "_buffer",
         "_end",
+        "_full_header",
         "_idle",
         "_initiator",
+        "_longest",
         "_message",
         "_position",
         "_receive",
+        "_record",
         "_records_per_key",
         "_rest",
         "_send",
         "_update_due",
         "ended",
+        "fill",
     )
 
     security = TLS
-    fill = limits.TLS_MESSAGE
 
     def __init__(
         self,
@@ -151,9 +158,17 @@ class TlsRecords:
         receive_secret: bytes,
         *,
         initiator: bool,
-        records_per_key: int = limits.TLS_RECORDS_PER_KEY,
+        large: bool = False,
+        records_per_key: int | None = None,
     ) -> None:
         self.ended = False
+        self.fill = limits.TLS_LARGE_MESSAGE if large else limits.TLS_MESSAGE
+        if records_per_key is None:
+            records_per_key = limits.TLS_LARGE_RECORDS_PER_KEY if large else limits.TLS_RECORDS_PER_KEY
+        self._record = limits.TLS_LARGE_RECORD if large else limits.TLS_RECORD
+        # What a full record has in front: its ciphertext is the content, its type and the tag.
+        self._full_header = _header.pack(APPLICATION, _VERSION, self._record + 1 + _TAG)
+        self._longest = self._record + 256  # as RFC 8446, section 5.2, has it for the small ones
         self._send = _Key(suite, send_secret)
         self._receive = _Key(suite, receive_secret)
         self._initiator = initiator
@@ -177,11 +192,12 @@ class TlsRecords:
             key.update()
             self._update_due = False
         aead, first, number = key.aead, key.nonce, key.records
+        full, full_header = self._record, self._full_header
         start = 0
         while start < size:
-            stop = start + limits.TLS_RECORD
+            stop = start + full
             if stop <= size:
-                header = _FULL_HEADER
+                header = full_header
             else:
                 stop = size
                 header = _header.pack(APPLICATION, _VERSION, stop - start + 1 + _TAG)
@@ -271,7 +287,7 @@ class TlsRecords:
             kind, _, size = _header.unpack_from(buffer, position)
             if kind != APPLICATION:
                 raise self._fault(_UNEXPECTED_MESSAGE, f"The peer sent a TLS record of type {kind} without encryption.")
-            if not _TAG < size <= limits.TLS_CIPHERTEXT:
+            if not _TAG < size <= self._longest:
                 raise self._fault(_RECORD_OVERFLOW, f"The peer sent a TLS record of {size} bytes.")
             body = position + HEADER
             after = body + size
@@ -297,7 +313,7 @@ class TlsRecords:
                     raise self._fault(_UNEXPECTED_MESSAGE, "The peer sent a TLS record without a type.")
                 kind = message[stop - 1]
             stop -= 1
-            if stop - used > limits.TLS_RECORD:
+            if stop - used > self._record:
                 raise self._fault(_RECORD_OVERFLOW, f"The peer sent {stop - used} bytes in one TLS record.")
             if kind != APPLICATION:
                 content = bytes(out[used:stop])

@@ -259,7 +259,7 @@ async def test_many_clients_that_stop(nursery: trio.Nursery) -> None:
 async def say(rogue: Rogue, kind: int, content: bytes) -> None:
     """A record of any kind."""
     assert isinstance(rogue.records, TlsRecords)
-    out = memoryview(bytearray(32 * 1024))
+    out = memoryview(bytearray(68 * 1024))
     await rogue.io.send_all(out[: rogue.records._seal_message(kind, content, out)])
 
 
@@ -285,7 +285,7 @@ MISUSES: dict[str, tuple[Callable[[Rogue], Awaitable[None]], str]] = {
     ),
     "a huge handshake message": (lambda rogue: say(rogue, HANDSHAKE, b"\x04\xff\xff\xff"), "not understood"),
     "a record too long": (lambda rogue: rogue.io.send_all(memoryview(b"\x17\x03\x03\xff\xff")), "record too long"),
-    "too much in a record": (lambda rogue: say(rogue, DATA, bytes(limits.TLS_RECORD + 1)), "record too long"),
+    "too much in a record": (lambda rogue: say(rogue, DATA, bytes(limits.TLS_LARGE_RECORD + 1)), "record too long"),
     "a record that is not encrypted": (
         lambda rogue: rogue.io.send_all(memoryview(b"\x15\x03\x03\x00\x02\x02\x28")),
         "unexpected message",

@@ -41,6 +41,7 @@ def tls_pair(suite: str = "TLS_AES_128_GCM_SHA256", **options: int) -> tuple[Tls
 PAIRS: dict[str, Callable[[], tuple[Records, Records]]] = {
     "noise": noise_pair,
     **{name: partial(tls_pair, name) for name in SUITES},
+    **{f"{name} in large records": partial(tls_pair, name, large=True) for name in SUITES},
 }
 every_kind = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
 

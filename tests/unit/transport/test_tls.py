@@ -15,7 +15,7 @@ from kachery_p2p.peer_ids import peer_id_of_key, peer_text
 from kachery_p2p.transport import compat, limits, multistream, tls
 from kachery_p2p.transport.noise import NOISE
 from kachery_p2p.transport.pnet import PrivateIO
-from kachery_p2p.transport.security import Buffers, HandshakeError, WrongPeer
+from kachery_p2p.transport.security import YAMUX, Buffers, HandshakeError, WrongPeer
 from kachery_p2p.transport.sockets import ByteIO
 from kachery_p2p.transport.tls_records import TLS, TlsRecords
 from kachery_p2p.transport.upgrade import SECURITY, HandshakeChannel, Secured, upgrade
@@ -29,6 +29,9 @@ from tests.unit.transport.test_records import read
 KEYS = {True: compat.Keys.from_seed(os.urandom(32)), False: compat.Keys.from_seed(os.urandom(32))}
 CLIENT, SERVER = (peer_text(peer_id_of_key(KEYS[each].public_key)) for each in (True, False))
 HELLO = multistream.encode_line(multistream.HEADER) + multistream.encode_line(TLS)
+
+#: What is offered by ALPN where large records are not known.
+OLD = [YAMUX.encode(), b"libp2p"]
 
 Result = Secured | Exception
 
@@ -194,6 +197,24 @@ async def test_a_peer_that_chooses_its_muxer_later(monkeypatch: pytest.MonkeyPat
         made = tls.make_contexts(KEYS[True], aes_is_fast=True)
     use(monkeypatch)[True].update(made)
     met(await meet(*wires()))
+
+
+async def test_two_of_ours_use_large_records() -> None:
+    """They agree on it in the handshake, and need no round trip more (`test_three_flights_of_the_client`)."""
+    for records in met(await meet(*wires())):
+        assert records.fill == limits.TLS_LARGE_MESSAGE
+
+
+@pytest.mark.parametrize("client", [True, False])
+async def test_a_peer_that_does_not_know_large_records(monkeypatch: pytest.MonkeyPatch, client: bool) -> None:
+    """As client or as server: Yamux is agreed on in the handshake as ever, and records stay within the RFC."""
+    made = use(monkeypatch)
+    if client:
+        made[True][True].set_alpn_protos(OLD)
+    else:
+        made[False][False].set_alpn_select_callback(lambda _, offered: next(each for each in offered if each in OLD))
+    for records in met(await meet(*wires())):
+        assert records.fill == limits.TLS_MESSAGE
 
 
 async def test_a_peer_that_names_no_muxer_in_noise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ class Peer:
 
     def sends(self, kind: int, content: bytes, padding: int = 0) -> bytes:
         """A record."""
-        out = memoryview(bytearray(32 * 1024))
+        out = memoryview(bytearray(68 * 1024))
         return (
             bytes(out[: self.records._seal_message(kind, content, out)])
             if not padding
@@ -83,6 +83,30 @@ def test_full_messages_are_full_records(suite: str) -> None:
     assert len(message) == limits.TLS_MESSAGE + 8 * 22
     assert [message[i : i + 5].hex() for i in range(0, len(message), 16384 + 22)] == ["1703034011"] * 8
     assert read(peer.ours, message) == [data[:65536], data[65536:]]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_full_messages_in_large_records(suite: str) -> None:
+    """126 KiB of the muxer are two records of 63 KiB, and come out in two pieces. What is shorter is one."""
+    peer = Peer(suite, large=True)
+    data = os.urandom(limits.TLS_LARGE_MESSAGE)
+    (message,) = sealed(peer.records, data)
+    assert len(message) == limits.TLS_LARGE_MESSAGE + 2 * 22
+    assert [message[i : i + 5].hex() for i in (0, limits.TLS_LARGE_RECORD + 22)] == ["170303fc11"] * 2
+    assert read(peer.ours, message) == [data[:64512], data[64512:]]
+    assert len(peer.says(data[:20_000])) == 20_022
+
+
+@pytest.mark.parametrize(("large", "longest"), [(False, 16384), (True, 64512)])
+def test_records_are_not_longer_than_was_agreed(large: bool, longest: int) -> None:
+    """A peer that has not agreed on large records gets an alert for one, and so does one that exceeds those."""
+    peer = Peer(large=large)
+    assert read(peer.ours, peer.sends(DATA, bytes(longest))) == [bytes(longest)]
+    with pytest.raises(RecordError, match=f"{longest + 1} bytes in one TLS record"):
+        read(peer.ours, peer.sends(DATA, bytes(longest + 1)))
+    peer = Peer(large=large)
+    with pytest.raises(RecordError, match=f"a TLS record of {longest + 257} bytes"):
+        read(peer.ours, peer.sends(DATA, bytes(longest + 240)))
 
 
 def test_padding_is_taken_off() -> None:
@@ -147,6 +171,7 @@ def test_a_key_is_used_for_so_many_records(suite: str) -> None:
         assert peer.ours._send.records <= 10
     assert heard == [b"%d" % number for number in range(50)]
     assert limits.TLS_RECORDS_PER_KEY * 2**14 < 2**38.5  # RFC 8446, section 5.5
+    assert limits.TLS_LARGE_RECORDS_PER_KEY * limits.TLS_LARGE_RECORD < 2**38.5
 
 
 def test_session_tickets_are_ignored() -> None:
