@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,12 @@ from kachery_p2p.repo.locks import LockedFile
 _MARK_NAME = ".kachery-cloud-part"
 _MARK = b"Made by kachery-cloud while it loads. It can be removed when no load is running.\n"
 _NAME = re.compile(r"\..{1,60}\.[0-9a-f]{8}\.part", re.DOTALL)
+
+
+def _remove_tree(path: Path) -> None:
+    import shutil  # which brings in every compression there is
+
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -40,7 +45,7 @@ def part_beside(target: Path) -> Iterator[Path]:
         yield folder / "new"
     finally:
         mark.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_tree(folder)
 
 
 def is_part(path: Path) -> bool:
@@ -58,7 +63,7 @@ def remove_left_overs(folder: Path) -> int:
         return 0  # writing there says what is wrong
     for part in parts:
         if _is_left_over(part):
-            shutil.rmtree(part, ignore_errors=True)
+            _remove_tree(part)
             removed += not part.exists()
     return removed
 
@@ -86,7 +91,7 @@ def _make(target: Path) -> tuple[Path, LockedFile]:
         except BaseException:
             if fd >= 0:
                 os.close(fd)
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove_tree(folder)
             raise
         if fd >= 0:
             os.close(fd)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -445,6 +444,8 @@ def copy(source: Path, fd: int, folder: Path, left: int = 0) -> int:
         size = os.fstat(src.fileno()).st_size
         if clone_file(src.fileno(), fd):  # which takes no room
             return size
+        import shutil  # which brings in every compression there is
+
         from kachery_p2p.repo.storing import free_bytes
 
         room = free_bytes(folder)

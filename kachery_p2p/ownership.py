@@ -10,15 +10,15 @@ there is nothing to tell. Then the stream ends.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import trio
 
 from kachery_p2p.errors import KacheryError, NotAFile
 from kachery_p2p.ownership_file import MAX_PROOF, PROOF_NAME
 from kachery_p2p.ownfiles import read_own_file
+from kachery_p2p.streams import HostLike, StreamLike
 from kachery_p2p.wire import delimited, read_delimited
 
 log = logging.getLogger("kachery_p2p.ownership")
@@ -28,29 +28,6 @@ PROTOCOL = "/kachery/owner/1.0.0"
 MAX_SERVED = 16
 #: Seconds that a peer has to take its answer, and that one is waited for.
 SECONDS = 10.0
-
-
-class StreamLike(Protocol):
-    """What is used of a `kachery_p2p.transport.stream.Stream`."""
-
-    @property
-    def peer(self) -> str: ...
-
-    async def read_exactly(self, count: int, /) -> bytearray: ...
-
-    async def write(self, data: bytes, /) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def reset(self) -> None: ...
-
-
-class HostLike(Protocol):
-    """What is used of a `kachery_p2p.transport.host.Host`."""
-
-    async def open_stream(self, peer_id: str, protocols: Sequence[str], *, timeout: float = 10) -> StreamLike: ...
-
-    def set_handler(self, protocol: str, handler: Callable[[StreamLike], Awaitable[None]]) -> None: ...
 
 
 class OwnerServer:

@@ -6,11 +6,12 @@ A route raises `Refusal` where it does not carry a request out; `app` makes of i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, cast
 
 import trio
 from starlette.requests import ClientDisconnect, Request
@@ -91,10 +92,11 @@ async def _read(request: Request, most: int) -> bytes:
     data = bytearray()
     with trio.move_on_after(limits.BODY_SECONDS) as patience:
         try:
-            async for piece in request.stream():
-                data += piece
-                if len(data) > most:
-                    raise _too_large(most)
+            async with contextlib.aclosing(cast("AsyncGenerator[bytes, None]", request.stream())) as pieces:
+                async for piece in pieces:
+                    data += piece
+                    if len(data) > most:
+                        raise _too_large(most)
         except ClientDisconnect:
             raise bad_request("The request was cut short.") from None
     if patience.cancelled_caught:

@@ -1,6 +1,6 @@
 """An OpenID provider as the lab asks it: discovery, the authorization code flow with PKCE, keys.
 
-(OpenID Connect Core and Discovery 1.0, RFC 7636, RFC 9207.) The provider's address is a setting. What it says of itself
+What is said in which words is in `kachery_cloud.openid`. The provider's address is a setting. What it says of itself
 is fetched there and believed for an hour; all that it names has to be HTTPS as well, unless it is on this machine. No
 redirect is followed, and answers are small. Keys are fetched again when a token is by one that is not known, which is
 how providers change theirs; at most once a minute.
@@ -8,24 +8,29 @@ how providers change theirs; at most once a minute.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode
 
 import trio
 
 from kachery_cloud.lab.id_tokens import BadToken, SignedIn, check_id_token, keys_of
-from kachery_cloud.lab.origins import is_loopback
+from kachery_cloud.openid import (
+    MAX_ANSWER,
+    AnotherIssuer,
+    BadProvider,
+    configuration_url,
+    random_text,
+    read_provider,
+    sign_in_url,
+    token_requests,
+)
+from kachery_cloud.openid import Provider as Described
 from kachery_p2p.http import HttpBounds, HttpClient, HttpFailure
 from kachery_p2p.json_reader import InvalidJSON, read_json
 
-#: Bytes of an answer: the key set of a large provider has some thousand.
-_MAX_ANSWER = 256 * 1024
 #: Seconds for an answer; somebody waits before a browser.
 _PATIENCE = 20.0
 #: Seconds for which what a provider says of itself, and its keys, are believed; and between two looks for newer keys.
@@ -37,7 +42,15 @@ _MAX_CODE = 4096
 
 
 class ProviderFailed(Exception):
-    """The provider could not be asked, or answered with what it should not. The message is a sentence for people."""
+    """The provider could not be asked, or answered with what it should not. The message is a sentence for people.
+
+    Attributes:
+        error: its word for it (RFC 6749, section 5.2), or empty.
+    """
+
+    def __init__(self, message: str, error: str = "") -> None:
+        super().__init__(message)
+        self.error = error
 
 
 @dataclass(frozen=True)
@@ -47,17 +60,6 @@ class Asking:
     state: str
     nonce: str
     verifier: str
-
-
-@dataclass(frozen=True)
-class _Endpoints:
-    authorization: str
-    token: str
-    keys: str
-    #: Whether answers name the issuer (RFC 9207).
-    names_issuer: bool
-    #: Whether the secret goes into the body instead of a header.
-    secret_in_body: bool
 
 
 class Provider:
@@ -86,7 +88,7 @@ class Provider:
         self._wall = wall
         self._clock = clock
         self._http = HttpClient(_BOUNDS)
-        self._endpoints: tuple[float, _Endpoints] | None = None
+        self._described: tuple[float, Described] | None = None
         self._keys: tuple[float, list[Mapping[str, Any]]] | None = None
         self._asking = trio.Lock()
 
@@ -104,21 +106,17 @@ class Provider:
         Raises:
             ProviderFailed: the provider does not say where.
         """
-        endpoints = await self._discovered()
-        asking = Asking(secrets.token_urlsafe(32), nonce or secrets.token_urlsafe(32), secrets.token_urlsafe(48))
-        challenge = hashlib.sha256(asking.verifier.encode("ascii")).digest()
-        query = {
-            "response_type": "code",
-            "client_id": self._client_id,
-            "redirect_uri": redirect_uri,
-            "scope": "openid email profile",
-            "state": asking.state,
-            "nonce": asking.nonce,
-            "code_challenge": base64.urlsafe_b64encode(challenge).decode("ascii").rstrip("="),
-            "code_challenge_method": "S256",
-        }
-        joint = "&" if urlsplit(endpoints.authorization).query else "?"
-        return f"{endpoints.authorization}{joint}{urlencode(query)}", asking
+        provider = await self._discovered()
+        asking = Asking(random_text(), nonce or random_text(), random_text(48))
+        url = sign_in_url(
+            provider,
+            self._client_id,
+            redirect_uri,
+            state=asking.state,
+            nonce=asking.nonce,
+            verifier=asking.verifier,
+        )
+        return url, asking
 
     async def proof(self, token: str) -> str:
         """An ID token with all that somebody needs who is to check it later: JSON for `kachery_cloud.ownership`."""
@@ -142,28 +140,28 @@ class Provider:
         Raises:
             ProviderFailed: the provider does not take the code, or what it gives for it is not to be believed.
         """
-        endpoints = await self._discovered()
-        if issuer != self.issuer and (issuer is not None or endpoints.names_issuer):
-            raise ProviderFailed("The answer is that of another provider.")  # a mix-up attack (RFC 9207)
+        provider = await self._discovered()
+        if not provider.answers(issuer):
+            raise ProviderFailed("The answer is that of another provider.")
         if not 0 < len(code) <= _MAX_CODE:
             raise ProviderFailed("The provider sent no code.")
-        form = {
-            "grant_type": "authorization_code",
-            "code": code,
-            "redirect_uri": redirect_uri,
-            "code_verifier": asking.verifier,
-        }
-        headers = {"accept": "application/json"}
-        secret = await trio.to_thread.run_sync(self._secret)
-        if secret and not endpoints.secret_in_body:
-            # RFC 6749, section 2.3.1: both are escaped before they are put together.
-            pair = f"{quote(self._client_id, safe='')}:{quote(secret, safe='')}"
-            headers["authorization"] = f"Basic {base64.b64encode(pair.encode('ascii')).decode('ascii')}"
-        else:
-            form["client_id"] = self._client_id
-            if secret:
-                form["client_secret"] = secret
-        answer = await self._fetch(endpoints.token, "tokens", form=form, headers=headers)
+        ways = token_requests(
+            provider,
+            self._client_id,
+            await trio.to_thread.run_sync(self._secret),
+            redirect=redirect_uri,
+            verifier=asking.verifier,
+            code=code,
+        )
+        answer: dict[str, Any] = {}
+        for number, way in enumerate(ways, 1):
+            try:
+                answer = await self._fetch(provider.token, "tokens", form=way.form, headers=way.headers)
+            except ProviderFailed as refusal:
+                if refusal.error != "invalid_client" or number == len(ways):
+                    raise
+            else:
+                break
         token = answer.get("id_token")
         if not isinstance(token, str):
             raise ProviderFailed("The provider gave no ID token.")
@@ -187,49 +185,25 @@ class Provider:
 
     # --- what it says of itself -------------------------------------------------------------------------------------
 
-    async def _discovered(self) -> _Endpoints:
+    async def _discovered(self) -> Described:
         async with self._asking:
             now = self._clock()
-            if self._endpoints is None or now - self._endpoints[0] >= _BELIEVED:
-                url = f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
-                self._endpoints = now, self._read_endpoints(await self._fetch(url, "its configuration"))
-            return self._endpoints[1]
-
-    def _read_endpoints(self, found: Mapping[str, Any]) -> _Endpoints:
-        if found.get("issuer") != self.issuer:
-            raise ProviderFailed(f"What is at {self.issuer} says that it is another provider.")
-        methods = found.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
-        return _Endpoints(
-            authorization=self._checked(found.get("authorization_endpoint")),
-            token=self._checked(found.get("token_endpoint")),
-            keys=self._checked(found.get("jwks_uri")),
-            names_issuer=found.get("authorization_response_iss_parameter_supported") is True,
-            secret_in_body=isinstance(methods, list)
-            and "client_secret_basic" not in methods
-            and "client_secret_post" in methods,
-        )
-
-    def _checked(self, url: object) -> str:
-        """An address that the provider names: HTTPS, or on this machine where the provider is."""
-        try:
-            parts = urlsplit(url) if isinstance(url, str) and url.isascii() and url.isprintable() else None
-            good = parts is not None and bool(parts.hostname) and "@" not in parts.netloc and not parts.fragment
-        except ValueError:
-            parts, good = None, False
-        if parts is None or not good or not (parts.scheme == "https" or self._is_here(parts.scheme, parts.netloc)):
-            raise ProviderFailed("The provider names an address that is no HTTPS one.")
-        return parts.geturl()
-
-    def _is_here(self, scheme: str, netloc: str) -> bool:
-        own = urlsplit(self.issuer)
-        return scheme == "http" == own.scheme and is_loopback(netloc) and is_loopback(own.netloc)
+            if self._described is None or now - self._described[0] >= _BELIEVED:
+                said = await self._fetch(configuration_url(self.issuer), "its configuration")
+                try:
+                    self._described = now, read_provider(self.issuer, said)
+                except AnotherIssuer:
+                    raise ProviderFailed(f"What is at {self.issuer} says that it is another provider.") from None
+                except BadProvider as error:
+                    raise ProviderFailed(f"The provider {self.issuer} {error}.") from None
+            return self._described[1]
 
     async def _published(self, older_than: float = _BELIEVED) -> list[Mapping[str, Any]]:
-        endpoints = await self._discovered()
+        provider = await self._discovered()
         async with self._asking:
             now = self._clock()
             if self._keys is None or now - self._keys[0] >= older_than:
-                answer = await self._fetch(endpoints.keys, "its keys")
+                answer = await self._fetch(provider.keys, "its keys")
                 keys = answer.get("keys")
                 if not isinstance(keys, list):
                     raise ProviderFailed("The provider does not say its keys.")
@@ -262,7 +236,7 @@ class Provider:
                     seconds=_PATIENCE,
                     follow=lambda redirect: False,
                 ) as answer:
-                    status, data = answer.status, await answer.read(_MAX_ANSWER)
+                    status, data = answer.status, await answer.read(MAX_ANSWER)
         except HttpFailure as error:
             raise ProviderFailed(f"The provider {self.issuer} could not be asked for {what}: {error}") from None
         if patience.cancelled_caught:
@@ -273,9 +247,10 @@ class Provider:
             found = None
         if status != 200 or not isinstance(found, dict):
             why = found.get("error") if isinstance(found, dict) else None
-            said = f", and says {why}" if isinstance(why, str) and why.isprintable() and len(why) < 100 else ""
+            why = why if isinstance(why, str) and why.isprintable() and len(why) < 100 else ""
+            said = f", and says {why}" if why else ""
             raise ProviderFailed(
-                f"The provider {self.issuer} answered with status {status} when asked for {what}{said}."
+                f"The provider {self.issuer} answered with status {status} when asked for {what}{said}.", why
             )
         return found
 

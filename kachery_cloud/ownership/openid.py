@@ -1,23 +1,30 @@
-"""An OpenID provider from the client's side: authorization code with PKCE.
-
-(OpenID Connect Core 1.0 and Discovery 1.0, RFC 7636, RFC 8252.)
+"""An OpenID provider as a user asks it who signs in at this computer, in a thread without trio.
 
 What goes out here are three requests to the provider: what it is (discovery), the keys that it signs with, and the code
-for the ID token. None follows a redirect, and no answer may be long. Everything else is pure.
+for the ID token. None follows a redirect, and no answer may be long. Everything else is in `kachery_cloud.openid`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, quote_plus, urlencode, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from kachery_cloud.errors import SignInError
+from kachery_cloud.openid import (
+    MAX_ANSWER,
+    AnotherIssuer,
+    BadProvider,
+    Provider,
+    configuration_url,
+    random_text,
+    read_provider,
+    sign_in_url,
+    token_requests,
+)
 from kachery_cloud.ownership.archive import KeySet, public_keys
 from kachery_cloud.ownership.claims import Malformed
 from kachery_cloud.ownership.redirect import NotOurs
@@ -27,23 +34,8 @@ from kachery_p2p.text import printable, shortened
 if TYPE_CHECKING:
     import httpx
 
-SCOPE = "openid email profile"
 #: Seconds for each step of a request.
 TIMEOUT = 30.0
-#: Bytes of an answer; Google's have 2 KiB.
-MAX_ANSWER = 256 << 10
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-@dataclass(frozen=True)
-class Provider:
-    """What a provider says of itself (OpenID Connect Discovery 1.0): where to go for what."""
-
-    issuer: str
-    authorization: str
-    token: str
-    keys: str
-    authentication: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,21 +63,14 @@ class Attempt:
     @property
     def url(self) -> str:
         """The page of the provider on which the user signs in."""
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(self.verifier.encode()).digest()).decode().rstrip("=")
-        query = urlencode(
-            {
-                "response_type": "code",
-                "client_id": self.client_id,
-                "redirect_uri": self.redirect,
-                "scope": SCOPE,
-                "state": self.state,
-                "nonce": self.nonce,
-                "code_challenge": challenge,
-                "code_challenge_method": "S256",
-            }
+        return sign_in_url(
+            self.provider,
+            self.client_id,
+            self.redirect,
+            state=self.state,
+            nonce=self.nonce,
+            verifier=self.verifier,
         )
-        mark = "&" if urlsplit(self.provider.authorization).query else "?"
-        return f"{self.provider.authorization}{mark}{query}"
 
 
 class ProviderRefused(SignInError):
@@ -98,9 +83,7 @@ class ProviderRefused(SignInError):
 
 def begin(provider: Provider, client_id: str, client_secret: str, redirect: str, nonce: str) -> Attempt:
     """An attempt with a state and a verifier of its own."""
-    return Attempt(
-        provider, client_id, client_secret, redirect, nonce, secrets.token_urlsafe(32), secrets.token_urlsafe(48)
-    )
+    return Attempt(provider, client_id, client_secret, redirect, nonce, random_text(), random_text(48))
 
 
 def read_answer(attempt: Attempt, address: str) -> str:
@@ -127,7 +110,7 @@ def read_answer(attempt: Attempt, address: str) -> str:
     if not secrets.compare_digest(states[0].encode(), attempt.state.encode()):
         raise NotOurs("That address belongs to another sign-in (its state is another one). Use the link above.")
     issuers = query.get("iss", [])
-    if issuers and issuers != [attempt.provider.issuer]:  # RFC 9207
+    if len(issuers) > 1 or not attempt.provider.answers(issuers[0] if issuers else None):
         raise NotOurs("That address comes from another provider than the one that was asked.")
     if errors:
         said = errors[0] + "".join(f": {each}" for each in query.get("error_description", [])[:1])
@@ -146,23 +129,16 @@ def discover(issuer: str) -> Provider:
     Raises:
         SignInError: it does not answer, or not as one.
     """
-    found = _ask("GET", f"{issuer.rstrip('/')}/.well-known/openid-configuration", issuer)
-    if found.get("issuer") != issuer:
+    said = _ask(configuration_url(issuer), issuer)
+    try:
+        return read_provider(issuer, said)
+    except AnotherIssuer as error:
         raise SignInError(
-            f"{issuer} calls itself {_shown(found.get('issuer'))}. Set KACHERY_CLOUD_OPENID_ISSUER to the name that it "
-            "gives itself, if that is the right one."
-        )
-    plain = urlsplit(issuer).hostname in _LOOPBACK
-    urls: list[str] = []
-    for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
-        url = found.get(name)
-        parts = urlsplit(url) if isinstance(url, str) and url.isascii() and url.isprintable() else None
-        if parts is None or not (parts.scheme == "https" or (plain and parts.hostname in _LOOPBACK)):
-            raise SignInError(f"{issuer} names no https URL as its {name}, so nobody can sign in there.")
-        urls.append(str(url))
-    methods = found.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
-    named = tuple(each for each in methods if isinstance(each, str)) if isinstance(methods, list) else ()
-    return Provider(issuer, *urls, authentication=named)
+            f"{issuer} calls itself {_shown(error.said)}. Set KACHERY_CLOUD_OPENID_ISSUER to the name that it gives "
+            "itself, if that is the right one."
+        ) from None
+    except BadProvider as error:
+        raise SignInError(f"{issuer} {error}, so nobody can sign in there.") from None
 
 
 def fetch_keys(provider: Provider, audiences: tuple[str, ...] = ()) -> KeySet:
@@ -171,7 +147,7 @@ def fetch_keys(provider: Provider, audiences: tuple[str, ...] = ()) -> KeySet:
     Raises:
         SignInError: it does not answer, or not with keys.
     """
-    found = _ask("GET", provider.keys, provider.issuer)
+    found = _ask(provider.keys, provider.issuer)
     try:
         return KeySet(provider.issuer, time.time(), public_keys(found.get("keys")), audiences)
     except Malformed as error:
@@ -184,55 +160,42 @@ def redeem(attempt: Attempt, code: str) -> str:
     Raises:
         SignInError: the provider does not give it.
     """
-    form = {
-        "grant_type": "authorization_code",
-        "code": code,
-        "redirect_uri": attempt.redirect,
-        "code_verifier": attempt.verifier,
-    }
+    provider = attempt.provider
+    ways = token_requests(
+        provider,
+        attempt.client_id,
+        attempt.client_secret,
+        redirect=attempt.redirect,
+        verifier=attempt.verifier,
+        code=code,
+    )
     found: dict[str, Any] = {}
-    ways = _authentications(attempt)
-    for number, (headers, more) in enumerate(ways, 1):
+    for number, way in enumerate(ways, 1):
         try:
-            found = _ask("POST", attempt.provider.token, attempt.provider.issuer, {**form, **more}, headers)
+            found = _ask(provider.token, provider.issuer, way.form, way.headers)
         except ProviderRefused as refusal:
-            # Which of the two ways a client has to use is registered with it. Until it is known, the code stays good.
             if refusal.error != "invalid_client" or number == len(ways):
                 raise
         else:
             break
     token = found.get("id_token")
     if not isinstance(token, str):
-        raise SignInError(f"{attempt.provider.issuer} gave out no ID token.")
+        raise SignInError(f"{provider.issuer} gave out no ID token.")
     return token
 
 
-def _authentications(attempt: Attempt) -> list[tuple[dict[str, str], dict[str, str]]]:
-    """The ways in which the client may say who it is, each as headers and as fields of the form."""
-    if not attempt.client_secret:
-        return [({}, {"client_id": attempt.client_id})]
-    # Both parts are form-encoded first (RFC 6749, section 2.3.1).
-    pair = f"{quote_plus(attempt.client_id)}:{quote_plus(attempt.client_secret)}"
-    basic: dict[str, str] = {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
-    post = {"client_id": attempt.client_id, "client_secret": attempt.client_secret}
-    methods = attempt.provider.authentication
-    ways = [(basic, {})] if "client_secret_basic" in methods or "client_secret_post" not in methods else []
-    return [*ways, ({}, post)] if "client_secret_post" in methods else ways
-
-
 def _ask(
-    method: str,
-    url: str,
-    issuer: str,
-    form: Mapping[str, str] | None = None,
-    headers: Mapping[str, str] | None = None,
+    url: str, issuer: str, form: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     import httpx
+
+    method = "GET" if form is None else "POST"
+    told = {"Accept": "application/json"} if headers is None else dict(headers)
 
     try:
         with (
             httpx.Client(timeout=TIMEOUT, follow_redirects=False) as client,
-            client.stream(method, url, data=form, headers={"Accept": "application/json", **(headers or {})}) as got,
+            client.stream(method, url, data=form, headers=told) as got,
         ):
             status, body = got.status_code, _body(got, issuer)
     except httpx.HTTPError as error:

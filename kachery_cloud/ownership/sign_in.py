@@ -23,7 +23,8 @@ from kachery_cloud.ownership.verifying import Issuer, Owner, verify
 from kachery_cloud.settings.secret_file import read_secret
 
 if TYPE_CHECKING:
-    from kachery_cloud.ownership.openid import Attempt, Provider
+    from kachery_cloud.openid import Provider
+    from kachery_cloud.ownership.openid import Attempt
     from kachery_cloud.settings.config import Config
     from kachery_p2p.repo.keys import NodeKey
 

@@ -204,9 +204,12 @@ def _gateway_url(text: str, origin: str) -> str:
         raise ConfigError(f"{origin}: {error}") from None
 
 
-def _gateway_tokens(value: Any, origin: str) -> Mapping[str, str]:
-    """Tokens by URL. No error repeats what it was given, since it is a secret."""
-    shape = f"{origin} must be tokens by URL, such as https://gateway.example.org=TOKEN."
+def _tokens_by_url(value: Any, shape: str) -> Mapping[str, str]:
+    """An object of tokens by URL, or text that says the same. No error repeats it, since there are secrets in it.
+
+    Raises:
+        ConfigError: with `shape`, the sentence that says how it should look.
+    """
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = read_json(value)
@@ -214,40 +217,33 @@ def _gateway_tokens(value: Any, origin: str) -> Mapping[str, str]:
             raise ConfigError(shape) from None
     if isinstance(value, str):
         pairs = [part.partition("=") for part in re.split(r"[,\s]+", value) if part]
-        if not all(equals for _, equals, _ in pairs):
-            raise ConfigError(shape)
         value = {url: token for url, _, token in pairs}
-    if not isinstance(value, dict) or not all(isinstance(token, str) and token for token in value.values()):
+    if not isinstance(value, dict) or not all(isinstance(token, str) for token in value.values()):
         raise ConfigError(shape)
+    if not all(token and all(33 <= ord(letter) < 127 for letter in token) for token in value.values()):
+        raise ConfigError(f"{shape} One of the tokens is missing, or no token.")
+    return value
+
+
+def _gateway_tokens(value: Any, origin: str) -> Mapping[str, str]:
+    shape = f"{origin} must be tokens by URL, such as https://gateway.example.org=TOKEN."
+    tokens = _tokens_by_url(value, shape)
     try:
-        return {_gateway_url(url, origin): token for url, token in value.items()}
+        return {_gateway_url(url, origin): token for url, token in tokens.items()}
     except ConfigError:
         raise ConfigError(shape) from None
 
 
 def _followed(value: Any, origin: str) -> Mapping[str, str]:
-    """Tokens by the URLs of nodes. No error repeats what it was given, since there are secrets in it."""
     from kachery_p2p.addresses import is_public
 
     shape = f"{origin} must be tokens by URL, such as https://other-node.example.org=TOKEN."
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        try:
-            value = read_json(value)
-        except InvalidJSON:
-            raise ConfigError(shape) from None
-    if isinstance(value, str):
-        pairs = [part.partition("=") for part in re.split(r"[,\s]+", value) if part]
-        value = {url: token for url, _, token in pairs}
-    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
-        raise ConfigError(shape)
     found: dict[str, str] = {}
-    for url, token in value.items():
+    for url, token in _tokens_by_url(value, shape).items():
         try:
             base = base_url(url, ("/pins",))
         except BadURL:
             raise ConfigError(shape) from None
-        if not token or not all(33 <= ord(letter) < 127 for letter in token):
-            raise ConfigError(f"{shape} One of the tokens is missing, or no token.")
         if base.startswith("http:") and is_public(urlsplit(base).hostname or ""):
             raise ConfigError(f"{origin} has an http:// URL outside of the local network: its token must not go there.")
         found[base] = token

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import trio
@@ -25,6 +25,7 @@ from kachery_p2p.access import limits
 from kachery_p2p.access.audience import PUBLIC, Audience, parse_audience
 from kachery_p2p.access.gate import Gate
 from kachery_p2p.errors import KacheryError, MalformedMessage, ProtocolNotSupported, StreamError
+from kachery_p2p.streams import HostLike, StreamLike
 from kachery_p2p.wire import BYTES, Schema, WireError, bytes_field, delimited, fields, read_delimited
 
 log = logging.getLogger("kachery_p2p.access")
@@ -33,29 +34,6 @@ PROTOCOL = "/kachery/access/1.0.0"
 
 _ITEM = 1
 _SCHEMA = Schema({_ITEM: BYTES})
-
-
-class StreamLike(Protocol):
-    """What is used of a `kachery_p2p.transport.stream.Stream`."""
-
-    @property
-    def peer(self) -> str: ...
-
-    async def read_exactly(self, count: int, /) -> bytearray: ...
-
-    async def write(self, data: bytes, /) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def reset(self) -> None: ...
-
-
-class HostLike(Protocol):
-    """What is used of a `kachery_p2p.transport.host.Host`."""
-
-    async def open_stream(self, peer_id: str, protocols: Sequence[str], *, timeout: float = 10) -> StreamLike: ...
-
-    def set_handler(self, protocol: str, handler: Callable[[StreamLike], Awaitable[None]]) -> None: ...
 
 
 class StoreLike(Protocol):

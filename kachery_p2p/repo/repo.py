@@ -17,7 +17,6 @@ from kachery_p2p.repo.catalog import Catalog
 from kachery_p2p.repo.checking import Checker, Problem
 from kachery_p2p.repo.contents import Contents
 from kachery_p2p.repo.decoded import Decoded
-from kachery_p2p.repo.eviction import Eviction
 from kachery_p2p.repo.fileio import Progress
 from kachery_p2p.repo.filenodes import FileNodes
 from kachery_p2p.repo.hosts import claim
@@ -34,13 +33,14 @@ from kachery_p2p.repo.openfiles import OpenFiles
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.remaking import catalog_to_read, remake_catalog
 from kachery_p2p.repo.removal import Removal
-from kachery_p2p.repo.scrubbing import Scrubber
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.stores import Stores
-from kachery_p2p.repo.usage import UsageReader
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.paths import FolderKey, FolderNode
+    from kachery_p2p.repo.eviction import Eviction
+    from kachery_p2p.repo.scrubbing import Scrubber
+    from kachery_p2p.repo.usage import UsageReader
 
 log = logging.getLogger("kachery_p2p.repo")
 
@@ -57,9 +57,6 @@ class Repo(Stores):
     Attributes:
         inventory: what the user keeps here: what was stored, linked or loaded by itself.
         removal: takes it away again.
-        usage: what takes the room of the disk.
-        eviction: keeps it under a limit.
-        scrubber: reads all that is here, bit by bit, to compare it with its hashes.
         maintenance: looks after what is here.
         access: for whom what is here is.
     """
@@ -86,10 +83,40 @@ class Repo(Stores):
         self.names = Named(layout)
         self.inventory = Inventory(self._placer)
         self.removal = Removal(self._placer, self._checker, self.maintenance, self.inventory, self._forget_nodes)
-        self.usage = UsageReader(layout, catalog, self._reader.packs, self.inventory)
-        self.eviction = Eviction(layout, catalog, self.inventory, self.removal)
-        self.scrubber = Scrubber(self._placer, self._checker, self.maintenance)
+        self._usage: UsageReader | None = None
+        self._eviction: Eviction | None = None
+        self._scrubber: Scrubber | None = None
         Repo._open.add(self)
+
+    # What most processes never ask for is imported when it is: a command that loads a small file takes a tenth of a
+    # second. Not `cached_property`: until Python 3.11 it has a lock, which a forked child may find taken.
+
+    @property
+    def usage(self) -> UsageReader:
+        """What takes the room of the disk."""
+        if self._usage is None:
+            from kachery_p2p.repo.usage import UsageReader
+
+            self._usage = UsageReader(self._layout, self._catalog, self._reader.packs, self.inventory)
+        return self._usage
+
+    @property
+    def eviction(self) -> Eviction:
+        """Keeps it under a limit."""
+        if self._eviction is None:
+            from kachery_p2p.repo.eviction import Eviction
+
+            self._eviction = Eviction(self._layout, self._catalog, self.inventory, self.removal)
+        return self._eviction
+
+    @property
+    def scrubber(self) -> Scrubber:
+        """Reads all that is here, bit by bit, to compare it with its hashes."""
+        if self._scrubber is None:
+            from kachery_p2p.repo.scrubbing import Scrubber
+
+            self._scrubber = Scrubber(self._placer, self._checker, self.maintenance)
+        return self._scrubber
 
     @classmethod
     def open(cls, directory: Path | str, *, layers: Sequence[Path] = ()) -> Repo:

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from kachery_p2p import streams
+
 if TYPE_CHECKING:
     from kachery_p2p.routing.dht.messages import DhtPeer
 
@@ -93,24 +95,13 @@ class ValueRoute(Protocol):
         ...
 
 
-class StreamLike(Protocol):
-    """A bidirectional stream to a peer. Reading and writing raise `StreamError` when it breaks."""
-
-    @property
-    def peer(self) -> str: ...
+class StreamLike(streams.StreamLike, Protocol):
+    """The same, of which the protocol that was agreed on is known, and that can be read in pieces."""
 
     @property
     def protocol(self) -> str: ...
 
     async def read(self, max_bytes: int = 65536) -> bytes: ...
-
-    async def read_exactly(self, count: int, /) -> bytes | bytearray: ...
-
-    async def write(self, data: bytes, /) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def reset(self) -> None: ...
 
 
 class ConnectionLike(Protocol):

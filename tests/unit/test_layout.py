@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: the modules beside the packages: one truth for each question that several packages ask.
 FLOORS: list[set[str]] = [
     {"kachery_p2p"},
-    {"kachery_p2p.dag"},
+    {"kachery_p2p.dag", "kachery_p2p.access"},
     {"kachery_p2p.repo"},
     {
         "kachery_p2p.bitswap",
@@ -82,6 +82,12 @@ def test_imports_point_down() -> None:
         if package_of(name) != package_of(other) and FLOOR[package_of(name)] <= FLOOR[package_of(other)]
     ]
     assert wrong == []
+
+
+def test_every_package_has_its_floor() -> None:
+    """Else it would count as the ground, on which everything may stand."""
+    below = {".".join(name.split(".")[:2]) for name in MODULES if len(name.split(".")) > 2}
+    assert {name for name in below if name.startswith("kachery_p2p.")} == set(FLOOR) - {"kachery_p2p", "kachery_cloud"}
 
 
 def circles() -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -170,7 +171,7 @@ def test_a_copy_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(placing, "clone_file", lambda *_: False)
-    monkeypatch.setattr(placing.shutil, "copyfileobj", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(DiskFull):
         kcl.load_file(uri, dest=target)
     assert target.read_bytes() == b"old"

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_cloud.errors import SignInError
-from kachery_cloud.ownership.openid import Attempt, Provider, begin, read_answer
+from kachery_cloud.openid import Provider
+from kachery_cloud.ownership.openid import Attempt, begin, read_answer
 from kachery_cloud.ownership.redirect import MAX_CONNECTIONS, MAX_HEAD, NotOurs, Receiver
 from kachery_cloud.ownership.sign_in import name_of
 from tests.helpers.patience import PATIENCE

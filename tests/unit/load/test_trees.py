@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
@@ -208,7 +209,7 @@ def test_a_tree_that_is_larger_than_the_disk_is_not_begun(
     monkeypatch.setattr(placing, "clone_file", lambda source, target: False)
     monkeypatch.setattr(storing, "free_bytes", lambda folder: 500_000_000)
     copied: list[object] = []
-    monkeypatch.setattr(placing.shutil, "copyfileobj", lambda *args: copied.append(args))
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *args: copied.append(args))
     with pytest.raises(DiskFull, match=r"1,000,000,000 bytes more.*500,000,000 left"):
         place_directory(ours, root, tmp_path / "made")
     assert not copied

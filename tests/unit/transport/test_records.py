@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -28,7 +29,7 @@ def noise_pair() -> tuple[Records, Records]:
     return NoiseRecords(*KEYS), NoiseRecords(*reversed(KEYS))
 
 
-def tls_pair(suite: str = "TLS_AES_128_GCM_SHA256", **options: int) -> tuple[TlsRecords, TlsRecords]:
+def tls_pair(suite: str = "TLS_AES_128_GCM_SHA256", **options: Any) -> tuple[TlsRecords, TlsRecords]:
     """The record layers of a client and a server."""
     size = 48 if "384" in suite else 32
     client, server = b"a" * size, b"b" * size

@@ -29,7 +29,7 @@ CLIENT_DATA = bytes.fromhex(
 class Peer:
     """The other end of a record layer, which may send records of any kind."""
 
-    def __init__(self, suite: str = "TLS_AES_128_GCM_SHA256", *, client: bool = False, **options: int) -> None:
+    def __init__(self, suite: str = "TLS_AES_128_GCM_SHA256", *, client: bool = False, **options: Any) -> None:
         pair = tls_pair(suite, **options)
         self.records, self.ours = pair if client else reversed(pair)
 
