@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kachery_p2p.access.audience import Audience
 from kachery_p2p.dag.cid import CID
@@ -13,19 +14,20 @@ from kachery_p2p.repo.catalog import checked_block
 from kachery_p2p.repo.checking import Checker
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.fileio import Progress
-from kachery_p2p.repo.folders import FolderStorer
 from kachery_p2p.repo.inventory import Inventory
 from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, label_for
 from kachery_p2p.repo.layered import Layered
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.placing import Placer
-from kachery_p2p.repo.scanning import FolderOptions
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import Storer
 from kachery_p2p.repo.tree import StoredTree
 from kachery_p2p.sqlite_errors import only_read
 from kachery_p2p.wire import Buffer
+
+if TYPE_CHECKING:
+    from kachery_p2p.repo.scanning import FolderOptions
 
 
 class Stores(Layered):
@@ -180,6 +182,9 @@ class Stores(Layered):
         Raises:
             NotADirectory, NotAFile, InvalidName: something in it cannot be stored (scanning.py).
         """
+        from kachery_p2p.repo.folders import FolderStorer
+        from kachery_p2p.repo.scanning import FolderOptions
+
         chosen = options or FolderOptions(link=link)
         how, called = LINKED if chosen.link else STORED, label_for(label, path)
         return self._kept(
@@ -225,6 +230,8 @@ class Stores(Layered):
             RemovedMeanwhile: a node or a file of it is missing.
             DiskFull: there is no room for it.
         """
+        from kachery_p2p.repo.folders import FolderStorer
+
         self._as_in_layers([root])
         with self._placer.lock.adding():
             tree = FolderStorer(self._placer.under(claim)).keep_loaded(root, tree)
