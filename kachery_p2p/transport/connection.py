@@ -133,6 +133,7 @@ class Connection:
         self._ended = ended
         self._loops: trio.CancelScope | None = None
         self._handlers: trio.Nursery | None = None
+        self._early = limits.EARLY_FLUSHES
         # The writer's: what the kernel has not taken yet, and the buffer it lies in.
         self._pending: memoryview | None = None
         self._buffer: memoryview | None = None
@@ -233,7 +234,9 @@ class Connection:
         """
         if code is not None:
             self.core.go_away(code)
-        self.flush()
+        if self._pending is not None and not self._pending:
+            self._pending = None  # nothing of it is sealed yet
+        self._flush()
         if self._pending is not None or self._parted or self.is_closed:
             return
         self._parted = True
@@ -354,7 +357,18 @@ class Connection:
     # --- sending ---------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Send what the core has to send, as far as the kernel takes it; the writer does the rest. Never waits."""
+        """Send what the core has to send, as far as the kernel takes it; the writer does the rest. Never waits.
+
+        On a young connection the writer does it all, when every task that can has said what it has to say.
+        """
+        if self._early and self._pending is None and self.core.has_output and not self.is_closed:
+            self._early -= 1
+            self._pending = memoryview(b"")
+            self._wake.set()
+        else:
+            self._flush()
+
+    def _flush(self) -> None:
         if self._pending is not None or not self.core.has_output or self.is_closed:
             return
         try:

@@ -51,6 +51,9 @@ SPARE_MESSAGES = 32
 GOODBYE = 64
 #: Half a MiB goes to the kernel at once: more gains nothing measurable, less costs system calls.
 SEND_BATCH = 4 * SEALED_MESSAGE
+#: What a new connection sends is gathered so many times: a kernel lets ten packets go until the first are confirmed
+#: (RFC 6928), however small they are, and without this the answers to identify, the DHT and Bitswap are eleven.
+EARLY_FLUSHES = 32
 #: One receive buffer of this size serves all connections of a host, since it is emptied before the next await.
 RECEIVE_BUFFER = 1 * MIB
 #: Idle send buffers kept for reuse; each is SEND_BATCH bytes long, and few connections send at the same moment.

@@ -11,10 +11,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.connection import Connection, Shared
 from kachery_p2p.transport.noise import NoiseRecords
+from kachery_p2p.transport.security import Buffers
 from kachery_p2p.transport.stream import Stream
 from tests.helpers.transport_helpers import sealed
 
-DATA, UPDATE = 0, 1
+DATA, UPDATE, GO_AWAY = 0, 1, 3
 SYN = 1
 HEADER = struct.Struct("!BBHII")
 KEYS = (b"a" * 32, b"b" * 32)
@@ -26,6 +27,7 @@ class Channel:
     def __init__(self) -> None:
         self.coming = b""
         self.sent = bytearray()
+        self.packets = 0
         self.changed = trio.lowlevel.ParkingLot()
 
     def put(self, data: bytes) -> None:
@@ -45,10 +47,12 @@ class Channel:
         return size
 
     def send_nowait(self, data: memoryview) -> int:
+        self.packets += 1
         self.sent += data
         return len(data)
 
     async def send_all(self, data: memoryview) -> None:
+        self.packets += 1
         self.sent += data
         await trio.lowlevel.checkpoint()
 
@@ -79,6 +83,11 @@ class Peer:
     async def _serve(self, stream: Stream) -> None:
         self.streams.append(stream)
         await trio.sleep_forever()
+
+    def heard(self, data: bytes) -> bytes:
+        """What it makes of what was sent to it."""
+        buffer = memoryview(bytearray(data))
+        return b"".join(self._records.read(buffer, len(buffer), Buffers()))
 
     async def say(self, data: bytes) -> float:
         """Send frames, wait until they are dealt with; by how much that changed the peer's account."""
@@ -131,3 +140,42 @@ async def test_a_stream_that_is_given_up_makes_room(nursery: trio.Nursery, mock_
         stream.abort()
         await wait_all_tasks_blocked()
         assert len(opened) == count
+
+
+async def test_a_new_connection_sends_few_packets(nursery: trio.Nursery, mock_clock: MockClock) -> None:
+    """What many tasks say at once goes out together: a kernel lets ten packets go before the first are confirmed."""
+    peer = Peer()
+    nursery.start_soon(peer.connection.run)
+    await wait_all_tasks_blocked()
+    channel = peer.channel
+    before = channel.packets
+    streams = [await peer.connection.open_stream() for _ in range(20)]
+    for stream in streams:
+        nursery.start_soon(stream.write, b"question")
+    await wait_all_tasks_blocked()
+    assert channel.packets == before + 1
+
+    # Later nobody waits for the others' turn: what is written is with the kernel when `write` returns.
+    for _ in range(limits.EARLY_FLUSHES):
+        await streams[0].write(b"more")
+        await wait_all_tasks_blocked()
+    before = channel.packets
+    await streams[0].write(b"more")
+    assert channel.packets == before + 1
+
+
+async def test_a_goodbye_goes_out_at_once(nursery: trio.Nursery, mock_clock: MockClock) -> None:
+    """Also on a new connection, where other things would wait for a turn; and what was written before it."""
+    peer = Peer()
+    nursery.start_soon(peer.connection.run)
+    await wait_all_tasks_blocked()
+    stream = await peer.connection.open_stream()
+    sent = len(peer.channel.sent)
+    told = peer.heard(bytes(peer.channel.sent))
+    stream.submit([b"question"])
+    peer.connection.flush()
+    assert len(peer.channel.sent) == sent
+    peer.connection.drop("enough")
+    told += peer.heard(bytes(peer.channel.sent[sent:]))
+    assert b"question" in told
+    assert HEADER.pack(0, GO_AWAY, 0, 0, 0) in told
