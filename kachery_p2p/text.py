@@ -54,3 +54,17 @@ def shown(value: object, most: int = 80) -> str:
     except Exception:  # noqa: BLE001 - that an element cannot be shown is not what the error is about
         text = ""
     return shortened(text or f"a value of the type {type(value).__name__}", most)
+
+
+def span_text(seconds: float) -> str:
+    """About how long a time is, whatever its sign: `2 hours`, `45 seconds`.
+
+    What was measured is a moment late: 7 199.7 seconds are two hours, not 120 minutes.
+    """
+    seconds = abs(seconds)
+    if seconds >= 119:
+        seconds = 60 * round(seconds / 60)
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

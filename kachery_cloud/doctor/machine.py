@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kachery_cloud.doctor.findings import NOTHING, Finding, Report, found
 from kachery_p2p.descriptors import RESERVE, WANTED
+from kachery_p2p.text import span_text
 
 if TYPE_CHECKING:
     from kachery_cloud.doctor.facts import Facts
@@ -179,7 +180,7 @@ def judge_clock(readings: Sequence[tuple[str, float, float]]) -> list[Finding]:
     if not beyond:
         return []
     told = "; ".join(
-        f"by {whose} it is {_span(ahead)} {'slow' if ahead > 0 else 'fast'}" for whose, ahead in beyond[:4]
+        f"by {whose} it is {span_text(ahead)} {'slow' if ahead > 0 else 'fast'}" for whose, ahead in beyond[:4]
     )
     ours = len(beyond) > agree
     return [
@@ -196,14 +197,3 @@ def judge_clock(readings: Sequence[tuple[str, float, float]]) -> list[Finding]:
             grave=ours,
         )
     ]
-
-
-def _span(seconds: float) -> str:
-    """Such as ``2 hours``. What was measured is a moment late: 7 199.7 seconds are two hours, not 120 minutes."""
-    seconds = abs(seconds)
-    if seconds >= 119:
-        seconds = 60 * round(seconds / 60)
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from kachery_cloud.lab import limits
 from kachery_cloud.lab.origins import normal
+from kachery_p2p.text import span_text
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.keys import NodeKey
@@ -203,19 +204,12 @@ def _check_time(created: int, expires: object, now: float) -> None:
     off = created - now
     if abs(off) > limits.CLOCK_SECONDS:
         raise BadSignature(
-            f"The clock of this computer is {_span(abs(off))} {'ahead of' if off > 0 else 'behind'} that of the lab's "
-            f"node, or the request is that old; {_span(limits.CLOCK_SECONDS)} are the most. Set the clock.",
+            f"The clock of this computer is {span_text(off)} {'ahead of' if off > 0 else 'behind'} that of the lab's "
+            f"node, or the request is that old; {span_text(limits.CLOCK_SECONDS)} are the most. Set the clock.",
             "CLOCK",
         )
     if expires is not None and (type(expires) is not int or expires < now):
         raise BadSignature("The signature has expired.", "CLOCK")
-
-
-def _span(seconds: float) -> str:
-    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} seconds"
 
 
 def _has_digest(header: str, body: bytes) -> bool:

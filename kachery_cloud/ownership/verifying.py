@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kachery_cloud.errors import ProofRefused
 from kachery_cloud.ownership.claims import OSM, Malformed, commitment, from_base64url, json_object, key_in
 from kachery_cloud.ownership.proofs import Proof, token_hash
-from kachery_p2p.text import printable, shortened
+from kachery_p2p.text import printable, shortened, span_text
 
 if TYPE_CHECKING:
     from joserfc.jwk import Key
@@ -233,7 +233,8 @@ def _check_times(proof: Proof, peer_id: str, claims: Mapping[str, Any], now: flo
         raise ProofRefused("The statement in the proof is about another machine.", "PEER")
     if begins > now + policy.skew:
         raise ProofRefused(
-            f"The ID token is from the future, by {_span(begins - now)}: the clock of this computer is behind.", "TIME"
+            f"The ID token is from the future, by {span_text(begins - now)}: the clock of this computer is behind.",
+            "TIME",
         )
     if ends <= begins or not begins - policy.skew <= signed <= ends + policy.skew:
         raise ProofRefused(
@@ -243,7 +244,8 @@ def _check_times(proof: Proof, peer_id: str, claims: Mapping[str, Any], now: flo
         raise ProofRefused("The machine signed the proof in the future.", "TIME")
     if policy.max_age is not None and now - begins > policy.max_age + policy.skew:
         raise ProofRefused(
-            f"Its user signed in {_span(now - begins)} ago; more than {_span(policy.max_age)} is too long.", "TOO_OLD"
+            f"Its user signed in {span_text(now - begins)} ago; more than {span_text(policy.max_age)} is too long.",
+            "TOO_OLD",
         )
     return int(begins)
 
@@ -252,13 +254,6 @@ def _number(value: Any) -> float:
     if type(value) not in (int, float):
         raise Malformed("one of its times is no number")
     return value
-
-
-def _span(seconds: float) -> str:
-    for unit, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} seconds"
 
 
 def _shown(value: Any) -> str:

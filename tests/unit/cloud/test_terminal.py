@@ -24,7 +24,7 @@ from kachery_cloud.commands.support import command
 from kachery_cloud.errors import FileMissing, InvalidURI, KacheryError
 from kachery_cloud.privacy import sentence
 from kachery_cloud.terminal import FilteredStream, program_streams, tell
-from kachery_p2p.text import printable
+from kachery_p2p.text import printable, span_text
 from tests.helpers.terminal_helpers import ATTACK, DANGEROUS, harmless
 
 ROOT = Path(__file__).parents[3]
@@ -195,3 +195,22 @@ def test_the_words_of_a_progress_bar_are_filtered(monkeypatch: pytest.MonkeyPatc
         assert "\r" in screen.getvalue()
         assert harmless(screen.getvalue().replace("\r", "").replace("\x1b[A", ""))
         assert "\\x1b[2J" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 seconds"),
+        (-89.0, "89 seconds"),
+        (119.9, "2 minutes"),
+        (7100.0, "118 minutes"),
+        (7199.3, "2 hours"),
+        (-7200.0, "2 hours"),
+        (86400.0 * 1.5, "36 hours"),
+        (86400.0 * 2 - 0.5, "2 days"),
+        (86400.0 * 30, "30 days"),
+    ],
+)
+def test_about_how_long_a_time_is(seconds: float, text: str) -> None:
+    """A reading arrives a moment after it was taken: a unit that is reached but for that moment is the right one."""
+    assert span_text(seconds) == text

@@ -134,6 +134,8 @@ async def test_what_a_peer_opened_it_is_taken_to_speak(nursery: trio.Nursery) ->
     await peer.rogue.frame(UPDATE, SYN, 1, 0)
     await peer.rogue.frame(DATA, 0, 1, len(proposal), proposal)
     await peer.received(1, len(proposal))
+    while ECHO not in host.table.info(peer.rogue.peer).opened:  # noted after the answer has gone out
+        await trio.lowlevel.checkpoint()
     stream = await host.open_stream(peer.rogue.peer, [NEWER, ECHO], ahead=never)
     assert stream.protocol == ECHO
     peer.rogue.close()
