@@ -232,10 +232,12 @@ class Connection:
 
         Nothing is sent afterwards.
         """
+        if self._pending is not None and not self._pending:
+            # What was left to the writer, of which nothing is sealed yet, goes first: the goodbye is the last frame.
+            self._pending = None
+            self._flush()
         if code is not None:
             self.core.go_away(code)
-        if self._pending is not None and not self._pending:
-            self._pending = None  # nothing of it is sealed yet
         self._flush()
         if self._pending is not None or self._parted or self.is_closed:
             return

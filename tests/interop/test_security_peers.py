@@ -131,6 +131,7 @@ async def test_new_keys_on_the_way(nursery: trio.Nursery, running: Callable[[str
     assert isinstance(records, TlsRecords)
     out = memoryview(bytearray(100))
     for asked in (b"\x00", b"\x01"):
+        await until(lambda: connection._pending is None)  # what is sealed goes out before it
         before = records._receive._secret
         update = out[: records._seal_message(22, b"\x18\x00\x00\x01" + asked, out)]
         assert connection._io.send_nowait(update) == len(update)
