@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import ipaddress
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
+
+from kachery_p2p.addresses import Reach, reach
 
 SCOPE = "openid email profile"
 #: Bytes of an answer: the key set of a large provider has some thousand.
@@ -97,17 +98,15 @@ def _is_usable(url: str, issuer: str) -> bool:
         parts = urlsplit(url)
         if not parts.hostname or "@" in parts.netloc or parts.fragment:
             return False
-        return parts.scheme == "https" or (parts.scheme == "http" and _is_here(url) and _is_here(issuer))
+        own = urlsplit(issuer)
+        plain = parts.scheme == own.scheme == "http" and _is_here(parts.hostname) and _is_here(own.hostname)
     except ValueError:
         return False
+    return parts.scheme == "https" or plain
 
 
-def _is_here(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _is_here(host: str | None) -> bool:
+    return reach(host or "") is Reach.LOOPBACK
 
 
 def random_text(count: int = 32) -> str:

@@ -76,6 +76,8 @@ def test_a_provider_on_this_machine() -> None:
     assert read_provider(HERE, said).keys == "http://localhost:5001/keys"
     with pytest.raises(BadProvider):
         read_provider(HERE, {**said, "jwks_uri": "http://id.example.org/keys"})
+    with pytest.raises(BadProvider):  # one with TLS names nothing without it
+        read_provider("https://localhost:5000", {**said, "issuer": "https://localhost:5000"})
 
 
 @pytest.mark.parametrize(
