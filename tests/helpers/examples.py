@@ -31,6 +31,7 @@ leave() { if [ -n "$node" ]; then kill "$node" 2>/dev/null || true; wait "$node"
 trap leave EXIT
 serve() {
     leave
+    rm -f served.txt  # or the address of the node before may be read, until the new one's shell has emptied the file
     "$@" </dev/null >served.txt 2>served.err &
     node=$!
     until grep -q ^Address served.txt; do kill -0 $node || { cat served.err; exit 1; }; sleep 0.1; done
