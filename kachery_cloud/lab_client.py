@@ -299,7 +299,7 @@ def keep_known(config: Config, url: str, found: Sequence[Project]) -> None:
     """Remember projects for when the node cannot be asked; members' names are not among that."""
     from kachery_p2p.json_reader import InvalidJSON, read_json
     from kachery_p2p.ownfiles import read_own_file
-    from kachery_p2p.repo.keys import write_secret
+    from kachery_p2p.repo.wholefile import write_whole
 
     path = config.directory / CACHE_NAME
     try:
@@ -323,6 +323,6 @@ def keep_known(config: Config, url: str, found: Sequence[Project]) -> None:
         }
     if known != of_node:
         try:
-            write_secret(path, json.dumps({**stored, url: known}).encode())
+            write_whole(path, json.dumps({**stored, url: known}).encode(), secret=True)
         except (OSError, KacheryError):
             return  # a directory that can only be read; it is asked again

@@ -28,8 +28,11 @@ from contextlib import suppress
 from kachery_p2p import forks
 from kachery_p2p.errors import RepoError
 
-#: Seconds that a fork waits for transactions that are under way: they take milliseconds, and on a slow disk a second.
-FORK_SECONDS = 5.0
+#: Seconds that a fork waits for transactions that are under way. They take milliseconds, on a slow disk a second, and
+#: many of them on one that others keep busy. Longer only waits who forks while the transaction waits for that thread.
+FORK_SECONDS = 20.0
+#: Seconds that the end of the interpreter waits for them.
+EXIT_SECONDS = 5.0
 #: Seconds between two looks at a read that was told to stop.
 LOOK_SECONDS = 0.02
 
@@ -230,7 +233,7 @@ def _leave_alone(db: sqlite3.Connection, *, mine: bool) -> None:
 
 
 def _close_at_exit() -> None:
-    end = time.monotonic() + FORK_SECONDS
+    end = time.monotonic() + EXIT_SECONDS
     for handle in list(_handles):
         if handle.claim(end):
             try:

@@ -29,6 +29,7 @@ from kachery_p2p import private
 from kachery_p2p.membership.ids import derived_key
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
+from kachery_p2p.repo.wholefile import write_new
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
@@ -71,7 +72,8 @@ def own_identity(config: Config) -> X25519Identity:
             )
         new = X25519Identity.new()
         day = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        _write_new(path, f"# created: {day}\n# public key: {new.recipient}\n{new.text}\n".encode("ascii"))
+        text = f"# created: {day}\n# public key: {new.recipient}\n{new.text}\n"
+        write_new(path, text.encode("ascii"), secret=True)
     found = kept_identity(config)
     assert found is not None, "it was written just now, here or elsewhere"
     return found
@@ -96,30 +98,6 @@ def kept_identity(config: Config) -> X25519Identity | None:
 
 def _may_keep(directory: Path) -> bool:
     return private.is_ours(directory) or (os.name == "posix" and os.geteuid() == 0)
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """Write a file, mode 0600, unless another process does so first; theirs then stands."""
-    from kachery_p2p.repo.fileio import sync_folder
-
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as out:
-            private.give_to_owner(fd, path.parent)
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-        except OSError:  # a file system without hard links
-            if not path.exists():
-                os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --- files of keys ---------------------------------------------------------------------------------------------------

@@ -72,11 +72,11 @@ def keep_proof(directory: Path, kept: Kept) -> None:
         NoPermission, DiskFull: it cannot be written.
     """
     from kachery_p2p.oserrors import explained
-    from kachery_p2p.repo.keys import write_secret
+    from kachery_p2p.repo.wholefile import write_whole
 
     path = directory / PROOF_NAME
     with explained("writing", path):
-        write_secret(path, (json.dumps(kept.to_json(), indent=2) + "\n").encode())
+        write_whole(path, (json.dumps(kept.to_json(), indent=2) + "\n").encode(), secret=True)
 
 
 def forget_proof(directory: Path) -> bool:

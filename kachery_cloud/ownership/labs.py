@@ -76,7 +76,7 @@ def keep_lab(directory: Path, url: str, lab: Lab | None) -> None:
         NoPermission, DiskFull: it cannot be written.
     """
     from kachery_p2p.oserrors import explained
-    from kachery_p2p.repo.keys import write_secret
+    from kachery_p2p.repo.wholefile import write_whole
 
     labs = known_labs(directory)
     labs.pop(url, None)
@@ -85,7 +85,7 @@ def keep_lab(directory: Path, url: str, lab: Lab | None) -> None:
     path = directory / LABS_NAME
     text = json.dumps({"version": 1, "labs": {each: asdict(labs[each]) for each in labs}}, indent=2) + "\n"
     with explained("writing", path):
-        write_secret(path, text.encode())
+        write_whole(path, text.encode(), secret=True)
 
 
 def _read(entry: Any) -> Lab:

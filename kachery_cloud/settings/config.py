@@ -556,7 +556,7 @@ def write_default_config(directory: Path) -> Path:
     Raises:
         OSError: as `open` does.
     """
-    from kachery_p2p.private import make_file
+    from kachery_p2p.repo.wholefile import write_new
 
     path = directory / CONFIG_NAME
     # Pinning services are not among them: a command adds them.
@@ -565,11 +565,7 @@ def write_default_config(directory: Path) -> Path:
         for name, setting in SETTINGS.items()
         if setting.key and setting.parser.add is None
     }
-    try:
-        with os.fdopen(make_file(path), "w", encoding="utf-8") as file:
-            file.write(json.dumps(defaults, indent=2) + "\n")
-    except FileExistsError:
-        pass
+    write_new(path, (json.dumps(defaults, indent=2) + "\n").encode("utf-8"))
     return path
 
 

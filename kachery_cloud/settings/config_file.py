@@ -6,7 +6,6 @@ They are read with bounds, and written whole or not at all.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -73,23 +72,10 @@ def write_private_text(path: Path, text: str) -> None:
     Raises:
         NoPermission, DiskFull: it cannot be written.
     """
-    import secrets
-
     from kachery_p2p import private
     from kachery_p2p.oserrors import explained
-    from kachery_p2p.repo.fileio import sync_folder
+    from kachery_p2p.repo.wholefile import write_whole
 
     with explained("writing", path):
         private.make_directory(path.parent)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        fd = private.make_file(temporary)
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8", newline="") as out:
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        write_whole(path, text.encode("utf-8"))

@@ -27,8 +27,8 @@ from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.repo.fileio import CLOEXEC, sync_folder
 from kachery_p2p.repo.filelocks import lock_fd
-from kachery_p2p.repo.keys import write_secret
 from kachery_p2p.repo.locks import LockedFile
+from kachery_p2p.repo.wholefile import write_whole
 
 log = logging.getLogger("kachery_p2p.membership")
 
@@ -230,4 +230,4 @@ class GroupStore:
 
     def _write(self, path: Path, kept: object) -> None:
         with explained("writing", path):
-            write_secret(path, json.dumps(to_json(kept), separators=(",", ":")).encode())
+            write_whole(path, json.dumps(to_json(kept), separators=(",", ":")).encode(), secret=True)

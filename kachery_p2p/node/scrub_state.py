@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from kachery_p2p import private
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.json_shapes import WrongShape, from_json
 from kachery_p2p.ownfiles import read_own_file
+from kachery_p2p.repo.wholefile import write_whole
 from kachery_p2p.units import MIB
 
 log = logging.getLogger("kachery_p2p.node.scrub")
@@ -87,14 +85,4 @@ def write_state(path: Path, state: ScrubState) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    fd = private.make_file(temporary)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as out:
-            json.dump(asdict(state), out, indent=1)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    write_whole(path, json.dumps(asdict(state), indent=1).encode("utf-8"))

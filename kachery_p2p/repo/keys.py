@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from kachery_p2p.errors import IdentityError, KacheryError
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.peer_ids import peer_id_of_key, peer_text
-from kachery_p2p.repo.fileio import sync_folder
+from kachery_p2p.repo.wholefile import write_new, write_whole
 
 log = logging.getLogger("kachery_p2p.repo")
 
@@ -139,24 +138,6 @@ def peer_id_of(public: bytes) -> str:
     return peer_text(peer_id_of_key(_ENCODED_KEY + public))
 
 
-def write_secret(path: Path, data: bytes, *, modified: float | None = None) -> None:
-    """Write a file of mode 0600 in one step, replacing the one that is there, and sync it.
-
-    Args:
-        path: of the file.
-        data: what it has.
-        modified: its time of change, seconds since the epoch.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = _write_beside(path, data)
-    if modified is not None:
-        os.utime(temporary, (modified, modified))
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
 def _create_private(path: Path) -> None:
     """Write a new private key, unless another process does so first; theirs then stands."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -164,43 +145,7 @@ def _create_private(path: Path) -> None:
 
     pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     with explained("making the key file", path):
-        temporary = _write_beside(path, pem)
-        try:
-            _link_new(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
-
-
-def _link_new(temporary: Path, path: Path) -> None:
-    """Give `temporary` the name `path`, in one step, if nothing has that name."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return
-    except OSError:
-        # A file system without hard links: the exclusive empty file decides who may put the key there.
-        claim = path.with_name(path.name + ".claim")
-        try:
-            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        except FileExistsError:
-            _wait_for(path, claim)
-            return
-        try:
-            if not path.exists():
-                os.replace(temporary, path)
-        finally:
-            claim.unlink(missing_ok=True)
-
-
-def _wait_for(path: Path, claim: Path) -> None:
-    import time
-
-    for _ in range(200):
-        if path.exists():
-            return
-        time.sleep(0.05)  # another process makes the file: nothing that all platforms have tells when it is there
-    raise IdentityError(f"Another process began to make {path} and did not finish. Remove {claim} and try again.")
+        write_new(path, pem, secret=True)
 
 
 def _write_public(path: Path, public: bytes) -> None:
@@ -210,24 +155,7 @@ def _write_public(path: Path, public: bytes) -> None:
     pem = Ed25519PublicKey.from_public_bytes(public).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     with explained("making the key file", path):
         # Whoever writes it writes the same bytes, so the last rename may win.
-        os.replace(_write_beside(path, pem), path)
-        sync_folder(path.parent)
-
-
-def _write_beside(path: Path, data: bytes) -> Path:
-    """A new synced file, mode 0600, with `data`, next to `path`."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as out:
-            private.give_to_owner(fd, path.parent)
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
+        write_whole(path, pem, secret=True)
 
 
 def _read_private(path: Path) -> tuple[bytes, bytes]:

@@ -21,8 +21,8 @@ from pathlib import Path
 from kachery_p2p.errors import FileMissing, NotAFile, SwarmKeyError
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
-from kachery_p2p.private import is_shared, make_directory, make_file
-from kachery_p2p.repo.fileio import sync_folder
+from kachery_p2p.private import is_shared, make_directory
+from kachery_p2p.repo.wholefile import write_new
 
 log = logging.getLogger("kachery_p2p.repo")
 
@@ -115,22 +115,11 @@ def write_swarm_key(path: Path, key: bytes) -> None:
     """
     with explained("writing the key of the private network,", path):
         make_directory(path.parent)
-        try:
-            fd = make_file(path)
-        except FileExistsError:
+        if not write_new(path, format_swarm_key(key).encode("ascii")):
             raise SwarmKeyError(
                 f"There is a key in {path} already, and a key is never overwritten: the members of its network would "
                 f"no longer be reached. To begin a new network, move it away first: mv {path} {path}.old"
-            ) from None
-        try:
-            with os.fdopen(fd, "w", encoding="ascii", newline="\n") as file:
-                file.write(format_swarm_key(key))
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            path.unlink(missing_ok=True)  # half a key would stop the node at its next start
-            raise
-        sync_folder(path.parent)
+            )
 
 
 def fingerprint(key: bytes) -> str:

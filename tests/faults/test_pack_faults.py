@@ -321,7 +321,7 @@ def work(thread):
         repo.store_value(f"value {name}".encode())
         told[name] = True
         number += 1
-threads = [threading.Thread(target=work, args=(thread,)) for thread in range(3)]
+threads = [threading.Thread(target=work, args=(thread,), daemon=True) for thread in range(3)]
 for thread in threads: thread.start()
 children = []
 for child in range(8):

@@ -6,7 +6,7 @@ the data directory is shared. Whoever shows it (`Authorization: Bearer ...`, RFC
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hmac
 import os
 import re
@@ -17,6 +17,7 @@ from kachery_p2p import private
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
+from kachery_p2p.repo.wholefile import write_new
 
 TOKEN_NAME = "gateway-token"
 _TOKEN = re.compile(rb"[A-Za-z0-9_-]{43,128}")
@@ -61,32 +62,15 @@ def read_token(directory: Path) -> str | None:
 def _make(directory: Path) -> str:
     path = directory / TOKEN_NAME
     token = secrets.token_urlsafe(32)
-    temporary = directory / f".{TOKEN_NAME}.{secrets.token_hex(8)}"
     with explained("writing the token of the gateway,", path):
         private.make_directory(directory)
-        fd = os.open(
-            temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), private.PRIVATE_FILE
-        )
-        try:
-            with os.fdopen(fd, "w", encoding="ascii", newline="\n") as file:
-                private.give_to_owner(file.fileno(), directory)
-                file.write(token + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            # Whole or not at all; and of two processes that make one, the first has made it for both.
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                found = read_token(directory)
-                if found is None:
-                    raise
-                return found
-            except OSError:  # no hard links here
-                os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-    return token
+        # Of two processes that make one, the first has made it for both.
+        if write_new(path, f"{token}\n".encode("ascii"), secret=True):
+            return token
+        found = read_token(directory)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))  # removed at this moment
+        return found
 
 
 def is_bearer(header: str) -> bool:

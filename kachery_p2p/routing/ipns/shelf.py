@@ -25,8 +25,8 @@ from kachery_p2p.repo.keys import (
     kept_identity,
     load_or_create_identity,
     may_keep_identity,
-    write_secret,
 )
+from kachery_p2p.repo.wholefile import write_whole
 from kachery_p2p.routing.dht.limits import MAX_RECORD_SIZE
 from kachery_p2p.routing.ipns import limits
 
@@ -129,7 +129,7 @@ class Shelf:
         with explained("writing the record of a name in", self._top):
             self._make_folder(self._top)
             self._make_folder(path.parent)
-            write_secret(path, record, modified=0.0)
+            write_whole(path, record, secret=True, modified=0.0)
 
     def taken(self, key: str, record: bytes, now: float) -> None:
         """Others have taken this record, if it is still the newest one."""
