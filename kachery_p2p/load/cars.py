@@ -7,6 +7,7 @@ blocks leaves what it had, and a later load fetches the rest from peers.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
@@ -241,12 +242,12 @@ async def _roots(source: CarSource, name: str) -> list[CID]:
 
 
 async def _bring_for(audience: Audience | None, load: CarLoad, repo: Repo, root: CID, progress: Progress) -> int | None:
-    """The same as `_bring`, for some."""
-    if audience is None:
-        return await _bring(load, repo, root, progress)
-    async with Claimed(repo.access.claim(audience)) as load.claim:
+    """The same as `_bring`, for some where `audience` says so; it is listed from then on, as after every load."""
+    async with contextlib.AsyncExitStack() as stack:
+        if audience is not None:
+            load.claim = await stack.enter_async_context(Claimed(repo.access.claim(audience)))
         size = await _bring(load, repo, root, progress)
-        if size is not None:
+        if size is not None:  # of a directory the load of it has said so
             await trio.to_thread.run_sync(repo.inventory.loaded, root, None, load.claim)
         return size
 

@@ -74,6 +74,24 @@ def test_there_and_back(tmp_path: Path, at: Callable[[str], Path]) -> None:
     )
 
 
+def test_it_lies_there_as_if_it_had_been_loaded(tmp_path: Path, at: Callable[[str], Path]) -> None:
+    """A file that came in a CAR file is listed and counted, goes with `gc --keep`, and with `rm`."""
+    file, _ = store(tmp_path)
+    run("export", file, tmp_path / "out.car")
+    at("there")
+    for take_away in (lambda: kcl.remove(file, force=True), lambda: kcl.gc(0, force=True)):
+        kcl.import_car(tmp_path / "out.car", local=True)
+        assert [(each.uri, each.kind, each.complete) for each in kcl.list()] == [(file, "loaded", True)]
+        assert {row.what: row.files for row in kcl.du() if row.what in ("loaded", "unlisted")} == {
+            "loaded": 1,
+            "unlisted": 0,
+        }
+        take_away()
+        assert kcl.list() == []
+        with pytest.raises(kcl.ContentNotFound):
+            kcl.load_file(file, local_only=True)
+
+
 def test_json(tmp_path: Path, at: Callable[[str], Path]) -> None:
     """What a program wants to know."""
     file, _ = store(tmp_path)
