@@ -424,7 +424,11 @@ def _other_copy(
 
     lost = repo.removal.loses(root)
     if not lost and not (root.directory and root.how & ~LINKED):
-        return "linked: your file stays" if root.linked else "nothing is lost: no right copy of it was here"
+        if root.linked:
+            return "linked: your file stays"
+        if repo.removal.stays(root):
+            return "nothing is lost: a folder still has it"
+        return "nothing is lost: no right copy of it was here"
     if root.how & PINNED:
         raise LastCopy(
             f"{_label(root) or format_uri(str(root.cid))} is pinned here by users of this node's pinning service, so "

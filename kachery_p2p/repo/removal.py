@@ -181,6 +181,10 @@ class Removal:
             found += [(cid, size) for cid in gone.values() if (size := self._inventory.parts.unfinished(cid))]
         return found
 
+    def stays(self, root: KeptRoot) -> bool:
+        """Whether a root is a file that stays where it is when it is removed, because a folder has it."""
+        return not root.directory and root.key in self._counts()
+
     def sample(self, root: KeptRoot, blocks: int, proofs: int) -> tuple[list[CID], list[CID]]:
         """Blocks of a root chosen by chance, each as likely as any other byte of it: some to ask about, some to get.
 

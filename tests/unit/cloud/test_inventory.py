@@ -268,6 +268,34 @@ def test_what_is_in_a_folder_goes_with_it(stored: dict[str, str]) -> None:
     assert kcl.load_bytes(inside, local_only=True) == b"in a folder"
 
 
+def test_a_file_that_a_folder_has_stays(tmp_path: Path, alone: list[CopiesRequest]) -> None:
+    """Off the list it goes at once: the reason says that a folder has it, and how many files that are is right."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    (folder / "a.bin").write_bytes(DATA)
+    (folder / "b.bin").write_bytes(DATA[::-1])
+    one, other = (kcl.store_file(folder / name, local=True) for name in ("a.bin", "b.bin"))
+    kcl.store_dir(folder, local=True)
+    (folder / "new.txt").write_text("new")
+    kcl.store_dir(folder, local=True)
+    done = kcl.remove(one)
+    assert (done.freed, done.shared, done.why) == (0, 1, "nothing is lost: a folder still has it")
+    assert kcl.load_bytes(one, local_only=True) == DATA
+    told = run("rm", other)
+    assert told.exit_code == 0
+    assert "0 bytes free, 1 file of it stays, because something else has it" in told.output
+    assert alone == []
+
+
+def test_each_uri_is_taken_once(stored: dict[str, str]) -> None:
+    """What is named twice, in whatever way, is removed, and is no error."""
+    named = (stored["file"], stored["file"], stored["file"] + "?label=another.nwb")
+    done = run("rm", "--force", *named)
+    assert (done.exit_code, done.output.count("Removed ")) == (0, 1)
+    assert len(kcl.list()) == 3
+    assert run("rm", "--force", stored["file"], stored["file"]).output.count("is not on this machine") == 1
+
+
 def test_several_at_once(stored: dict[str, str], alone: list[CopiesRequest]) -> None:
     """What can go goes; the exit code tells of what could not."""
     done = run("rm", stored["link"], stored["file"], stored["value"])
