@@ -7,6 +7,7 @@ node, where it runs in this process. Both may be used from any thread, and on bo
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from io import BufferedIOBase, BytesIO
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.directory import HamtEntry
     from kachery_p2p.pinning import PinOutbox
     from kachery_p2p.repo.repo import Repo
+
+log = logging.getLogger("kachery_cloud.local")
 
 _repos: dict[Path, Repo] = {}
 _outboxes: dict[Path, PinOutbox] = {}
@@ -175,6 +178,8 @@ def find_local(repo: Repo, uri: ContentURI, *, needs_path: bool = False) -> Loca
     if data is not None:
         return LocalContent(cid, None, data)
     path = local_file(repo, cid)
+    if path is None and finished(repo, cid):
+        path = repo.find_file(cid)
     if path is not None:
         return LocalContent(cid, path)
     if is_local_directory(repo, cid):
@@ -193,6 +198,17 @@ def local_file(repo: Repo, cid: CID) -> Path | None:
     """
     path = repo.find_file(cid)
     return _inline_file(repo, cid) if path is None else path
+
+
+def finished(repo: Repo, cid: CID) -> bool:
+    """Whether a file that is being loaded, or was in pieces, turns out to be whole; it has its place then."""
+    from kachery_cloud.errors import KacheryError
+
+    try:
+        return repo.finish_partial(cid)
+    except KacheryError as error:  # it is being loaded just now, say, or the disk is full: then it is not whole
+        log.info("%s cannot be made whole: %s", cid, error)
+        return False
 
 
 def local_size(repo: Repo, cid: CID) -> int | None:

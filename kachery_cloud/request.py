@@ -23,6 +23,7 @@ from kachery_cloud.local import (
     LocalContent,
     LocalFile,
     find_local,
+    finished,
     is_local_directory,
     list_local,
     listed_label,
@@ -344,7 +345,11 @@ class Request:
                     seen.add(entry.cid.multihash)
                     if is_local_directory(repo, entry.cid):
                         waiting.append(entry.cid)
-                    elif repo.file_size(entry.cid) is None and repo.get_block(entry.cid.multihash) is None:
+                    elif (
+                        repo.file_size(entry.cid) is None
+                        and repo.get_block(entry.cid.multihash) is None
+                        and not finished(repo, entry.cid)
+                    ):
                         return False
             except (BlockNotLocal, DamagedFile):
                 return False

@@ -94,6 +94,7 @@ What a crash leaves (process killed, or power lost), by the last step that was d
 
     data being written to tmp/      a file in tmp/; removed when the repo is next opened
     data being written to partial/  a partial file; `Download.has` hashes what is in it, and only the rest is loaded
+    all of a file in partial/       the same; whoever asks for it next makes it whole (completing.py)
     inner nodes in nodes/           a record of a file that is not here: it is of no use and does no harm
     blocks committed while loading  blocks that no root reaches. `Repo.sweep` drops those older than a week (gc)
     files of a folder stored,       roots that are not kept, and in no folder that is: `gc` removes them when they are

@@ -285,6 +285,10 @@ class Inventory:
         )
         return [(key, cid_of(key, version)) for key, version in rows]
 
+    def is_inside(self, cid: CID) -> bool:
+        """Whether a file is in a folder that is listed, or of which a part is. Looks through all of these."""
+        return bytes(cid.to_v1()) in self._inside()
+
     def here_among(self, keys: Sequence[bytes]) -> set[bytes]:
         """Those of some files, by their keys, that the catalog has whole."""
         found: set[bytes] = set()

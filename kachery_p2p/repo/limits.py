@@ -174,3 +174,6 @@ LEFTOVER_SECONDS = 7 * 24 * 3600.0
 SCRUB_BYTES = 8 * MIB
 #: Rows of small things that are looked at in one go.
 SCRUB_ROWS = 128
+
+#: Partial files of which one process remembers that they have no holes, and are not whole all the same.
+TRIED_PARTIALS = 1024
