@@ -32,6 +32,7 @@ from kachery_p2p.repo.many import ManyFiles
 from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.newfile import clean_left_overs
 from kachery_p2p.repo.openfiles import OpenFiles
+from kachery_p2p.repo.partials import Partials
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.remaking import catalog_to_read, remake_catalog
 from kachery_p2p.repo.removal import Removal
@@ -85,7 +86,10 @@ class Repo(Stores):
         self._listing = Listing(catalog, self._reader)
         self.names = Named(layout)
         self.inventory = Inventory(self._placer)
-        self.removal = Removal(self._placer, self._checker, self.maintenance, self.inventory, self._forget_nodes)
+        self._partials = Partials(self._placer, self._checker)
+        self.removal = Removal(
+            self._placer, self._checker, self.maintenance, self.inventory, self._partials, self._forget_nodes
+        )
         self._usage: UsageReader | None = None
         self._eviction: Eviction | None = None
         self._scrubber: Scrubber | None = None

@@ -251,6 +251,21 @@ def test_a_partial_file_that_is_removed(node: StandInNode) -> None:
         assert file.read_at(0, 4096) == data[:4096]
 
 
+def test_a_file_that_is_stored_while_it_is_open(node: StandInNode, tmp_path: Path) -> None:
+    """What had come of it before goes, and it is read on, without anybody being asked."""
+    data = os.urandom(100 * 1024)
+    uri = there(node, data, SMALL)
+    with kcl.open(uri, read_ahead=0) as file:
+        assert file.read(10) == data[:10]
+        repository(kcl.load_config()).store_bytes(data, profile=SMALL)
+        assert partial_files(kcl.load_config().directory) == []
+        moved = node.moved
+        assert file.read() == data[10:]
+        assert node.moved == moved
+    (item,) = kcl.list()
+    assert (item.kind, item.complete) == ("stored", True)
+
+
 def test_many_ranges_come_side_by_side(node: StandInNode) -> None:
     """What is missing of many ranges is asked for at once, each block once; the answers are in their order."""
     data = os.urandom(200 * 1024)
