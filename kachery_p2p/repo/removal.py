@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, known_block
 from kachery_p2p.dag.pb import decode_node
@@ -40,6 +41,9 @@ from kachery_p2p.repo.placing import Placer, forget_file
 from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.seen import forget_seen
 from kachery_p2p.repo.serving import unchanged
+
+if TYPE_CHECKING:
+    from kachery_p2p.repo.foresight import Foresight
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,19 @@ class Removal:
         if root.how == 0:
             found += [(cid, size) for cid in gone.values() if (size := self._inventory.parts.unfinished(cid))]
         return found
+
+    def foresee(self) -> Foresight:
+        """What removals would free, and tidying up before and after them, from how it is now."""
+        from kachery_p2p.repo.foresight import Foresight
+
+        return Foresight(
+            self._placer,
+            self._checker,
+            self._inventory,
+            self._partials,
+            counts=self._counts(),
+            aside=self._set_aside(),
+        )
 
     def stays(self, root: KeptRoot) -> bool:
         """Whether a root is a file that stays where it is when it is removed, because a folder has it."""
