@@ -56,7 +56,8 @@ class Item:
         size: in bytes; None where that is not known yet. Of a folder of which a part is here, what its first block
             says: a little more than its files.
         here: bytes of it that are here.
-        complete: whether all of it is here, as far as that is known without reading it; `verify` reads it.
+        complete: whether all of it is here, as far as that is known without reading it; `verify` reads it. Of files in
+            folders some thousand are looked at, those that came last.
         problem: why it is not: "missing" (deleted by hand?), "changed" (it is not what it was), "incomplete".
         added: when it was first stored, linked or loaded; seconds since 1970.
         used: when it was last read by a program on this machine, to the hour.
