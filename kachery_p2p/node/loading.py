@@ -63,11 +63,16 @@ class Bringing:
     ) -> LoadResult:
         """What a load does while it runs: follow the path, bring what is at its end, and list it."""
         target, kind = request.cid, request.kind
+        destination: str | None = None
         if request.path:
-            steps = resolve_path(target, request.path, self._repo.folder_nodes)
-            target = (await load.drive(steps, keep=kind != "info")).cid
+            steps = resolve_path(target, request.path, self._repo.folder_nodes, follow=request.follow)
+            end = await load.drive(steps, keep=kind != "info")
+            target, destination = end.cid, end.destination
         if kind == "info":
-            return LoadResult(target, size=await load.size(target))
+            look = await load.look(target, links=not request.follow)
+            return LoadResult(
+                target, size=look.size, dag_size=look.dag_size, destination=look.destination or destination
+            )
         if kind == "directory":
             await self._directory(load, target, progress)
             return LoadResult(target)

@@ -173,7 +173,7 @@ def test_init_is_idempotent(data: Path) -> None:
         (["load", ELSEWHERE, "--local-only"], 3, "ContentNotFound", "--local-only"),
         (["load", ELSEWHERE, "--dest", "/no/such/folder/x"], 2, "FileMissing", "/no/such/folder"),
         (["cat", ELSEWHERE, "--local-only"], 3, "ContentNotFound", "--local-only"),
-        (["ls", ELSEWHERE, "--local-only"], 2, "NotADirectory", "not a directory"),
+        (["ls", ELSEWHERE, "--local-only"], 3, "ContentNotFound", "not on this machine"),
         (["node", "--listen", "4001"], 2, "InvalidAddress", "4001"),
         (["node", "--announce", "4001"], 2, "InvalidAddress", "--announce"),
         (["node", "--relay", "relay"], 2, "InvalidAddress", "--relay"),
