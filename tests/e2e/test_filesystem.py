@@ -96,7 +96,9 @@ def test_links_of_a_folder_elsewhere(here: Workstation, there: Workstation, tmp_
     (base / "s").mkdir(parents=True)
     (base / "s" / "f").write_text("inner", encoding="utf-8")
     write_random(base / "large", 3_000_000, seed=7)
-    for name, target in {"b": "large", "t": "s", "gone": "missing", "s/up": "../t/f"}.items():
+    (base / "w").mkdir()
+    (base / "w" / "g").write_text("more", encoding="utf-8")
+    for name, target in {"b": "large", "t": "s", "v": "w", "gone": "missing", "s/up": "../t/f"}.items():
         (base / name).symlink_to(target)
     uri = here.call("say(kcl.store_dir(args[0]))", base)
     code = """
@@ -117,15 +119,18 @@ def test_links_of_a_folder_elsewhere(here: Workstation, there: Workstation, tmp_
              [each["name"] for each in kcl.list_dir(uri + "/t")],
              failure(lambda: kcl.load_text(uri + "/gone")),
              failure(lambda: kcl.load_text("ipfs://" + fs.info(uri + "/s")["cid"] + "/up")),
-             [each.size for each in entries(uri) if each.name == "s"]])
+             [each.size for each in entries(uri) if each.name == "s"],
+             kcl.diff(uri + "/v", uri + "/w").added])
     """
-    listed, stated, info, some, kinds, followed, texts, names, gone, out, known = read(there, code, uri)
+    listed, stated, info, some, kinds, followed, texts, names, gone, out, known, added = read(there, code, uri)
     assert listed == [
         ["b", "link", 0, "large"],
         ["gone", "link", 0, "missing"],
         ["large", "file", 3_000_000, None],
         ["s", "directory", None, None],
         ["t", "link", 0, "s"],
+        ["v", "link", 0, "w"],
+        ["w", "directory", None, None],
     ]
     assert stated["s"] > 5
     assert info[0] is None
@@ -138,6 +143,8 @@ def test_links_of_a_folder_elsewhere(here: Workstation, there: Workstation, tmp_
         "large": ["file", 3_000_000],
         "s": ["directory", None],
         "t": ["link", None],
+        "v": ["link", None],
+        "w": ["directory", None],
     }
     assert followed == ["file", "large", "directory", "s"]
     assert texts == ["inner"] * 3
@@ -145,6 +152,7 @@ def test_links_of_a_folder_elsewhere(here: Workstation, there: Workstation, tmp_
     assert "symbolic link to 'missing', which leads nowhere" in gone
     assert "symbolic link to '../t/f', which is not within" in out
     assert known == [5]
+    assert added == []
 
 
 def test_bytes(here: Workstation, there: Workstation, uri: str, folder: Path) -> None:
