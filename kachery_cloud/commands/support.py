@@ -242,7 +242,7 @@ class Group(_Common, click.Group):
         except click.UsageError as error:
             names = self.list_commands(ctx)
             meant = [name for name in SYNONYMS.get(args[0].lower(), ()) if name in names]
-            near = list(dict.fromkeys([*meant, *difflib.get_close_matches(args[0], names)]))
+            near = meant or difflib.get_close_matches(args[0], names)
             if not near or (not meant and near[0] in error.message):
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None

@@ -107,13 +107,13 @@ def test_a_command_that_is_mistyped(typed: str, meant: str) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("remove", "rm"), ("delete", "rm"), ("add", "store"), ("download", "get"), ("daemon", "node"), ("mv", "move")],
+    [("remove", "rm"), ("delete", "rm"), ("add", "store or link"), ("download", "get or load"), ("daemon", "node")],
 )
 def test_a_word_of_other_programs(typed: str, meant: str) -> None:
-    """What does that here is named first."""
+    """What does that here is named, and nothing that is only written alike."""
     result = run(typed, "x")
     assert result.exit_code == 2
-    assert f"No such command '{typed}'. Did you mean {meant}" in result.stderr
+    assert f"No such command '{typed}'. Did you mean {meant}?" in result.stderr
 
 
 def test_each_word_of_other_programs_leads_to_a_command() -> None:
