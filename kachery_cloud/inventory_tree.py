@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kachery_cloud.errors import NotADirectory
+from kachery_cloud.errors import NotADirectory, NotAFile
 from kachery_cloud.files_here import request_of
 from kachery_cloud.load import listed
 from kachery_cloud.local import listed_label, repository
@@ -75,7 +75,10 @@ def _entries(
 
 def _looked_at(entry: Entry, request: Request) -> Entry:
     """The same entry, whose first block is not here."""
-    found = request.look()
+    try:
+        found = request.look()
+    except NotAFile:  # so says a node of an older version
+        return replace(entry, kind="link", size=0)
     if found.destination is not None:
         return replace(entry, kind="link", size=0, destination=found.destination)
     if found.size is None:
