@@ -113,6 +113,8 @@ class HereRequest(Request):
             "cid": None,
             "kind": "file",
             "size": self.local().size,
+            "dag_size": None,
+            "destination": None,
             "label": self.found.label,
             "sources": {},
             "local": True,

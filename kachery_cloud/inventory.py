@@ -125,7 +125,7 @@ def _visibility(item: Item) -> str:
 _NO_LABEL = "(no label)"
 _VISIBILITY: Column[Item] = Column("for", _visibility)
 _COLUMNS: tuple[Column[Item], ...] = (
-    Column("label", lambda item: (item.label or _NO_LABEL) + ("/" if item.directory and item.label else "")),
+    Column("label", lambda item: (item.label or _NO_LABEL) + ("/" if item.directory else "")),
     Column("size", lambda item: size_text(item.size), right=True),
     Column("kind", lambda item: item.kind),
     Column("added", lambda item: time_text(item.added)),

@@ -35,7 +35,7 @@ from kachery_cloud.inventory_tables import Column, Table, html_of, size_text
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import byte_count, parse_timeout
-from kachery_cloud.uri import check_peer_addresses, format_uri, parse_uri, without_key
+from kachery_cloud.uri import check_peer_addresses, format_uri, parse_listed, without_key
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
@@ -161,7 +161,7 @@ def remove(
     """
     check_flags(force=force)
     config = load_config()
-    parsed = parse_uri(uri)
+    parsed = parse_listed(uri)
     seconds = COPY_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     peers = (*parsed.providers, *check_peer_addresses(providers, "providers"))
     repo = writable(config)

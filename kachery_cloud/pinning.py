@@ -22,7 +22,7 @@ from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.pin_choice import services_by_name, services_for, to_service, why_idle
 from kachery_cloud.settings.pin_services import PinSetting
 from kachery_cloud.settings.values import parse_timeout
-from kachery_cloud.uri import format_uri, parse_uri, without_key
+from kachery_cloud.uri import format_uri, parse_listed, without_key
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def wait_pinned(
 def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: Wait = None) -> tuple[Plan, CID]:
     """Write down that something which is here is to be pinned; the plan, and the CID."""
     plan = make_plan(config, pin, wait, timeout)
-    parsed = parse_uri(uri)
+    parsed = parse_listed(uri)
     try:
         cid = resolve_local(repository(config), parsed)
         size = _size_here(config, parsed.locator, cid)
@@ -449,7 +449,7 @@ def _cid_of(config: Config, uri: str) -> CID:
     from kachery_cloud.encryption.leaving import pinned_root
 
     try:
-        return pinned_root(config, resolve_local(repository(config), parse_uri(uri)))
+        return pinned_root(config, resolve_local(repository(config), parse_listed(uri)))
     except BlockNotLocal:
         raise ContentNotFound(
             f"{without_key(uri)} is not on this machine; name it by its own URI (ipfs://<cid>)."

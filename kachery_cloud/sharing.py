@@ -38,6 +38,7 @@ from kachery_cloud.local import (
 )
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
+from kachery_cloud.sizes import Sizes
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import AGE, ContentURI, check_label, parse_uri
 from kachery_cloud.visibility import check_widening
@@ -123,7 +124,7 @@ class Share:
 
     Attributes:
         uri: with the addresses.
-        size: in bytes; of a directory, of all its blocks.
+        size: in bytes; of a directory, of all files in it, or of all its blocks where not all of it is here.
         title: for people.
         day: on which it was stored, or came here.
         reachable: who can load it now.
@@ -447,7 +448,9 @@ def _look(repo: Repo, uri: ContentURI) -> tuple[CID, int]:
     try:
         found = find_local(repo, uri)
     except IsADirectory:
-        return (cid := resolve_local(repo, uri)), _directory_size(repo, cid)
+        cid = resolve_local(repo, uri)
+        size = Sizes(repo).folder(cid)
+        return cid, _directory_size(repo, cid) if size is None else size
     return found.cid, found.size
 
 

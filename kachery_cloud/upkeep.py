@@ -16,7 +16,7 @@ from kachery_cloud.pinning import outbox
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
-from kachery_cloud.uri import check_peer_addresses, parse_uri
+from kachery_cloud.uri import check_peer_addresses, parse_listed, parse_uri
 from kachery_p2p.json_shapes import to_json
 
 if TYPE_CHECKING:
@@ -474,7 +474,7 @@ def verify(uris: Sequence[str] | None = None) -> list[Problem]:
 
 def iter_problems(uris: Sequence[str] | None = None) -> Iterator[Problem]:
     """What `verify` finds, each as soon as it is found: for whoever may be interrupted."""
-    parsed = None if uris is None else [parse_uri(uri) for uri in text_list(uris, "uris")]
+    parsed = None if uris is None else [parse_listed(uri) for uri in text_list(uris, "uris")]
     repo = repository(load_config())
     cids = None if parsed is None else [_cid_here(repo, uri) for uri in parsed]
     with progress_bar("Verifying") as update:

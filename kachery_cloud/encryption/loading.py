@@ -152,6 +152,8 @@ class EncryptedRequest(Request):
             copy = PlainCopies(repository(self.config)).find(CID.parse(found["cid"]))
             found["stored"], found["size"] = found["size"], self._plain_size(cipher)
             found["path"] = None if copy is None else str(copy)
+        else:
+            found["size"] = None  # what is here are cipher texts
         return found
 
     def _plain_size(self, path: str | None) -> int:

@@ -22,6 +22,7 @@ from kachery_p2p.errors import (
     ContentNotFound,
     DialError,
     DiskFull,
+    HashMismatch,
     KacheryError,
     MalformedDag,
     NoPermission,
@@ -181,7 +182,8 @@ async def read_car(
         begun: is told the roots, each once, before anything of them is kept.
 
     Raises:
-        MalformedDag: it is no CAR file, is cut short, names no root, or a DAG in it makes no sense.
+        MalformedDag: it is no CAR file, is cut short, names no root, or a DAG in it makes no sense. Its `exit_code`,
+            and that of a HashMismatch, is that of wrong input or of damaged data here, as no peer has sent it.
         HashMismatch: a block has other bytes than its CID says.
         ContentNotFound: it lacks a block; names it.
         UnsupportedCID, NotAFile: a root is neither a file nor a directory.
@@ -190,6 +192,7 @@ async def read_car(
     """
     downloads = Downloads(repo)
     source = CarSource(file, repo.directory / "tmp", downloads.arriving)
+    roots: list[CID] | None = None
     try:
         roots = await _roots(source, name)
         if begun is not None:
@@ -216,6 +219,10 @@ async def read_car(
                 f"{name}: {error} All that its roots lead to stands before that place, and is on this machine now."
             ) from error
         return CarRead(tuple(came), source.blocks, source.size)
+    except (MalformedDag, HashMismatch) as error:
+        # No peer has sent it. It is no CAR file, or is damaged.
+        error.exit_code = 2 if roots is None else 4
+        raise
     finally:
         source.close()
 

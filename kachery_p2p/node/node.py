@@ -29,7 +29,7 @@ from kachery_p2p.membership.service import GroupService
 from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
 from kachery_p2p.node.fetched import Counters
-from kachery_p2p.node.loading import Loading
+from kachery_p2p.node.loading import Loading, LoadProgress, no_progress
 from kachery_p2p.node.members import MembersFirst
 from kachery_p2p.node.messages import Copies, LoadResult, PublishedName, ResolvedName
 from kachery_p2p.node.options import NodeOptions
@@ -482,9 +482,7 @@ class Node:
         self.finding.refresh()
         self.finding.names.look_again()
 
-    async def load(
-        self, request: LoadRequest, progress: Callable[[int, int, int], None] = lambda done, total, peers: None
-    ) -> LoadResult:
+    async def load(self, request: LoadRequest, progress: LoadProgress = no_progress) -> LoadResult:
         """Bring a file, a byte range of one, or a directory to this machine; see `loading.Loading.load`.
 
         Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 import kachery_cloud as kcl
 from kachery_cloud import inventory_tables
 from kachery_cloud.commands.main import find_command
+from kachery_cloud.inventory import Items
 from kachery_cloud.inventory_removal import RemovedItems
 from kachery_cloud.local import outbox
 from kachery_cloud.node import connection
@@ -143,6 +145,13 @@ def test_the_command_list(stored: dict[str, str]) -> None:
     items = json.loads(run("list", "--json").output)["items"]
     assert [item["label"] for item in items] == [None, "mouse 12", "raw.bin", "session.nwb"]
     assert run("list", "--find", "nothing").output == "Nothing here has that in its name.\n"
+
+
+def test_a_folder_without_a_label_is_marked_as_one(stored: dict[str, str]) -> None:
+    """As after an import: it ends in / as each folder does; a file does not."""
+    folder = next(item for item in kcl.list() if item.directory)
+    shown = Items([replace(folder, label=None), replace(folder, label=None, directory=False)]).lines()
+    assert [line.partition("  ")[0] for line in shown[1:]] == ["(no label)/", "(no label)"]
 
 
 def test_an_empty_directory() -> None:

@@ -206,6 +206,8 @@ INFO = {
     "cid": "str",
     "kind": "str",
     "size": "int",
+    "dag_size": "NoneType",
+    "destination": "NoneType",
     "label": "NoneType",
     "sources": {},
     "local": "bool",
