@@ -107,7 +107,7 @@ class Setting(Generic[T]):
         """The default in words (Markdown)."""
         if isinstance(self.default, bool):
             return "`on`" if self.default else "`off`"
-        if isinstance(self.default, str):
+        if isinstance(self.default, str) and self.default:
             return f"`{self.default}`: {self.unset}" if self.unset else f"`{self.default}`"
         if isinstance(self.default, float):
             return f"`{self.default:g}`"
