@@ -244,10 +244,11 @@ def unknown_to_node(status: RunningNode, names: Sequence[str]) -> str | None:
     unknown = [name for name in names if name not in status.node.pinning.services]
     if not unknown:
         return None
+    from kachery_cloud.node.reloading import HOW_TO_RELOAD
+
     return (
         f"The node that runs here (process {status.pid}) does not know the pinning service {unknown[0]}, or has no "
-        "token for it. It reads its settings when it starts: stop it and start it again; what is to be pinned is "
-        "written down."
+        f"token for it. {HOW_TO_RELOAD} What is to be pinned is written down."
     )
 
 
