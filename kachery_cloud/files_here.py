@@ -151,7 +151,7 @@ def request_of(uri: str, **how: Any) -> Request:
         InvalidURI, InvalidCID ...: as `Request` does.
     """
     if isinstance(uri, str) and ("encryption=" in uri or "#" in uri):
-        from kachery_cloud.encryption.loading import EncryptedRequest
+        from kachery_cloud.encrypted_request import EncryptedRequest
 
         return EncryptedRequest(uri, **how)
     return Request(uri, **how)

@@ -332,7 +332,7 @@ def load_dir(
 
     decoding = None
     if request.uri.encryption is not None:
-        from kachery_cloud.encryption.loading import Decryption
+        from kachery_cloud.encrypted_request import Decryption
 
         decoding = Decryption(request)
 

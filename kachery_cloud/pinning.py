@@ -23,7 +23,7 @@ from kachery_cloud.settings.pin_choice import services_by_name, services_for, to
 from kachery_cloud.settings.pin_services import PinSetting
 from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.uri import format_uri, parse_listed, without_key
-from kachery_p2p.text import shown
+from kachery_p2p.text import printable, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,9 +38,23 @@ if TYPE_CHECKING:
 
 Pin: TypeAlias = "bool | str | Sequence[str] | None"
 Wait: TypeAlias = "Literal['pinned', 'verified'] | None"
+
 WAITS = ("pinned", "verified")
 #: Problems of a row that stay until the user does something.
 HOPELESS = ("idle", "local", "over_limit")
+#: What is still to come of a state, for those who wait.
+_MEANINGS = {
+    "waiting": "waits for its turn",
+    "uploading": "is being sent",
+    "queued": "is queued at the service",
+    "pinning": "is being fetched by the service",
+    "pinned": "is there, as the service says; no block was fetched back yet",
+    "verified": "is there: a block was fetched back",
+    "failed": "failed and is tried again",
+    "refused": "was refused",
+    "removing": "is being removed",
+    "removed": "was removed",
+}
 
 
 def pin(
@@ -219,12 +233,19 @@ def wait_for(
         raise PinningError(f"ipfs://{cid} was removed from what is to be pinned while it was waited for.")
     left = [row for row in found if row.state != "verified" and (until == "verified" or not row.claimed)]
     if left:
-        from kachery_cloud.commands.pins_text import on_their_way
-
         raise PinningError(
             f"Not done within {timeout or 0:g} s: {'; '.join(on_their_way(left))}. It goes on while a node runs here."
         )
     return found
+
+
+def on_their_way(rows: Sequence[PinEntry]) -> list[str]:
+    """A sentence for each row that is not as far as was waited for, for a terminal."""
+    lines = []
+    for row in rows:
+        why = f" ({row.last_error})" if row.last_error else ""
+        lines.append(printable(f"{row.service}: ipfs://{row.cid} {_MEANINGS.get(row.state, row.state)}{why}"))
+    return lines
 
 
 def sending(config: Config) -> dict[str, Sending]:

@@ -202,7 +202,6 @@ def finish_store(
         The exit code.
     """
     from kachery_cloud import pinning as api
-    from kachery_cloud.commands.pins_text import on_their_way
     from kachery_cloud.encryption.leaving import pinned_root
 
     cid = pinned_root(config, cid)
@@ -214,7 +213,7 @@ def finish_store(
         stored.update(_as_json(waited))
     else:
         if not waited.interrupted:
-            for line in on_their_way([row for row in waited.rows if row.claimed or waited.error is None]):
+            for line in api.on_their_way([row for row in waited.rows if row.claimed or waited.error is None]):
                 click.echo(line, err=True)
         tell_waited(waited)
         if not wait:
@@ -224,7 +223,7 @@ def finish_store(
 
 def tell_waited(waited: Waited) -> None:
     """Say on stderr what came of waiting, where there is something to say."""
-    from kachery_cloud.commands.pins_text import on_their_way
+    from kachery_cloud.pinning import on_their_way
 
     if waited.interrupted:
         left = [row for row in waited.rows if not row.claimed]

@@ -18,9 +18,10 @@ from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
 from kachery_cloud.commands.main import cli
-from kachery_cloud.commands.pins_text import on_their_way, pin_lines, summary_phrase
+from kachery_cloud.commands.pins_text import pin_lines, summary_phrase
 from kachery_cloud.errors import ConfigError, ContentNotFound, PinningError, PinTooLarge
 from kachery_cloud.local import close_outboxes, close_repositories, outbox
+from kachery_cloud.pinning import on_their_way
 from kachery_cloud.settings.config import Config, load_config
 from kachery_cloud.settings.pin_choice import services_for, usable_services
 from kachery_cloud.settings.pin_services import (

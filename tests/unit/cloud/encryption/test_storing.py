@@ -387,7 +387,7 @@ def test_a_kill_while_it_decrypts_leaves_no_half_file(tmp_path: Path, at: Go) ->
     uri = kcl.store_file(path, encrypt=True, local=True)
     code = (
         "import os, signal, sys\n"
-        "from kachery_cloud.encryption import loading\n"
+        "from kachery_cloud import encrypted_request as loading\n"
         "import kachery_cloud as kcl\n"
         "real = loading.decrypted\n"
         "def half(reader, name):\n"
