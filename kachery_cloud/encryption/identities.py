@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,7 +201,6 @@ class Keyring:
         config: of the data directory.
         link: the key of a link.
         secrets: those of the groups that this machine is or was in.
-        ask: asks for a passphrase; None where nobody can be asked.
     """
 
     def __init__(
@@ -210,12 +209,10 @@ class Keyring:
         link: str | None = None,
         *,
         secrets: Secrets | None = None,
-        ask: Callable[[str], str | None] | None = ask_passphrase,
     ) -> None:
         self._config = config
         self._link = link
         self._groups = {} if secrets is None else secrets.known
-        self._ask = ask
 
     def file_key(self, header: Header, name: str) -> bytes:
         """The file key of a file.
@@ -252,8 +249,8 @@ class Keyring:
 
     def _passphrase(self, name: str) -> Iterator[Identity]:
         given = given_passphrase()
-        if given is None and self._ask is not None:
-            given = self._ask(f"Passphrase of {name}")
+        if given is None:
+            given = ask_passphrase(f"Passphrase of {name}")
         if given is not None:
             yield Passphrase(given)
 

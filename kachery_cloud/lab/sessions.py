@@ -114,11 +114,6 @@ class Sessions:
         with self._database.write() as db:
             db.execute("DELETE FROM sessions WHERE hash = ?", (hash_of(secret),))
 
-    def end_of(self, member: str) -> None:
-        """End all sessions of a member."""
-        with self._database.write() as db:
-            db.execute("DELETE FROM sessions WHERE member = ?", (member,))
-
     def forget_old(self) -> None:
         """Take away the rows of sessions that are over."""
         now = self._database.wall()

@@ -232,7 +232,10 @@ class Repo(Stores):
         return self._layout.partial_for(cid)
 
     def list_files(self) -> list[ListedFile]:
-        """All that was stored, loaded and linked, oldest first."""
+        """All that was stored, loaded and linked, oldest first, also what is inside of folders.
+
+        For programs that use a repo by itself. What `kachery_cloud` lists is what the user keeps (`inventory`).
+        """
         return self._listing.files()
 
     def roots(self) -> Iterator[bytes]:

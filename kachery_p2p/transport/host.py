@@ -524,11 +524,6 @@ class Host:
         """Connections that came in and whose handshake is not done."""
         return self._listener.handshakes
 
-    @property
-    def unread(self) -> int:
-        """Bytes that came and wait to be read, on all streams of all connections."""
-        return self._shared.budget.queued
-
     def protocols_of(self, peer_id: str) -> frozenset[str]:
         """What a peer says it speaks; empty before it was identified."""
         return self.table.peek(peer_id).protocols
