@@ -41,6 +41,7 @@ from kachery_p2p.membership.protocol import (
     Part,
     fitting,
 )
+from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.waking import Flag
 
 if TYPE_CHECKING:
@@ -359,7 +360,7 @@ class GroupService:
         tag = held.tag(nonce, self._host.peer_id, peer)
         resigned = held.state.view.role_of(self._host.peer_id) is Role.REMOVED
         try:
-            await self._dial(peer, self._groups.addresses_of(peer), limits.DIAL_TIMEOUT)
+            await self._dial(peer, self._groups.addresses_of(peer), DIAL_TIMEOUT)
             async with await self._host.open_stream(peer, (PROTOCOL,)) as stream:
                 if resigned:  # our own list says it, and whoever has it can pass it on
                     await send(stream, Opening(nonce, (Part(tag, held.state.digests),)).encode())
