@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from kachery_p2p.repo.layers import Opened
 
 Kind: TypeAlias = Literal["stored", "linked", "loaded", "pinned", "partial"]
-SORTS = ("added", "used", "size", "label", "kind")
 
 
 @dataclass(frozen=True)

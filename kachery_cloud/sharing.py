@@ -45,6 +45,7 @@ from kachery_cloud.visibility import check_widening
 from kachery_p2p.access.audience import PUBLIC
 from kachery_p2p.addresses import Reach, reach
 from kachery_p2p.oserrors import explained
+from kachery_p2p.protocols import HOSTS
 
 if TYPE_CHECKING:
     from kachery_cloud.node.status_messages import RunningNode
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 
 #: Of each kind: one of IPv4 and one of IPv6, or two networks, or two relays.
 MAX_OF_A_KIND = 2
-_HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 #: Characters of an address. One through a relay, with two peer IDs, has some 170.
 MAX_ADDRESS = 250
 #: Characters of a label as it is encoded. A longer one is a text, not a name, and would not leave room in a QR code.
@@ -351,7 +351,7 @@ def _kind(address: str) -> str:
         (where, host), (transport, _), *rest = split(address)
     except (InvalidAddress, ValueError):  # it has no two parts
         return ""
-    if where not in _HOSTS or transport != "tcp" or host is None:
+    if where not in HOSTS or transport != "tcp" or host is None:
         return ""
     far = reach(host)
     if ("p2p-circuit", None) in rest:

@@ -22,8 +22,9 @@ import trio
 
 from kachery_cloud.lab.accounts_store import CLIENT, Accounts, Member
 from kachery_cloud.lab.answers import conflict, forbidden, not_found
-from kachery_cloud.lab.projects_rules import Operation, ProjectRole, Standing, Visibility, allowed
+from kachery_cloud.lab.projects_rules import Operation, Standing, allowed
 from kachery_cloud.lab.projects_store import Project, ProjectsStore, no_project
+from kachery_cloud.lab_places import ProjectRole, Visibility
 from kachery_p2p.access.audience import PUBLIC
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, GroupError, KacheryError

@@ -47,6 +47,7 @@ from kachery_cloud.settings.values import (
     T,
     one_of,
 )
+from kachery_p2p.protocols import DEFAULT_LISTEN
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.pin_services import PinSetting
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 DEFAULT_PIN = 5 << 30
 #: The issuer of Google's ID tokens (https://accounts.google.com/.well-known/openid-configuration).
 GOOGLE = "https://accounts.google.com"
-DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
 
 # ruff: noqa: RUF009 - `_setting` makes a field, which ruff cannot know.
 

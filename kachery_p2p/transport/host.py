@@ -10,12 +10,13 @@ import trio
 
 from kachery_p2p import descriptors
 from kachery_p2p.errors import InvalidAddress, ProtocolNotSupported, StreamError
+from kachery_p2p.protocols import DEFAULT_LISTEN
 from kachery_p2p.transport import compat, identify, limits, multistream, ping
 from kachery_p2p.transport.addresses import Address, parse_address
 from kachery_p2p.transport.connection import Connection, Shared
 from kachery_p2p.transport.dialer import Dialer, Reached
 from kachery_p2p.transport.limits import TransportLimits
-from kachery_p2p.transport.listener import DEFAULT_LISTEN, Listener
+from kachery_p2p.transport.listener import Listener
 from kachery_p2p.transport.peers import ConnectionInfo, Hook, PeerTable
 from kachery_p2p.transport.pnet import PrivateIO
 from kachery_p2p.transport.relay.circuit import open_circuit
