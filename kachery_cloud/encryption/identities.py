@@ -29,6 +29,7 @@ from kachery_p2p import private
 from kachery_p2p.membership.ids import derived_key
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
+from kachery_p2p.repo.keys import may_keep_identity
 from kachery_p2p.repo.wholefile import write_new
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def own_identity(config: Config) -> X25519Identity:
     path = config.directory / KEY_NAME
     with explained("making the key file", path):
         private.make_directory(config.directory)
-        if not _may_keep(config.directory):
+        if not may_keep_identity(config.directory):
             raise NoPermission(
                 f"{config.directory} belongs to another user, whose key {path.name} is. Use a data directory of your "
                 "own to encrypt (KACHERY_CLOUD_DIR), or name whom it is for (encrypt='age1...')."
@@ -86,7 +87,7 @@ def kept_identity(config: Config) -> X25519Identity | None:
         ConfigError: the file is damaged.
     """
     path = config.directory / KEY_NAME
-    if not path.exists() or not _may_keep(config.directory):
+    if not path.exists() or not may_keep_identity(config.directory):
         return None
     with explained("reading the key file", path):
         private.make_private(path)
@@ -94,10 +95,6 @@ def kept_identity(config: Config) -> X25519Identity | None:
     if not isinstance(found, X25519Identity):
         raise ConfigError(f"{path} is no age key. Put back a copy, or move it away: then a new one is made.")
     return found
-
-
-def _may_keep(directory: Path) -> bool:
-    return private.is_ours(directory) or (os.name == "posix" and os.geteuid() == 0)
 
 
 # --- files of keys ---------------------------------------------------------------------------------------------------

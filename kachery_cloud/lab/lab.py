@@ -42,7 +42,7 @@ from kachery_cloud.lab.registrations import Registrations
 from kachery_cloud.lab.sessions import COOKIE, SECURE_COOKIE, Session, Sessions
 from kachery_cloud.lab.signed_requests import BadSignature, Signed, check
 from kachery_cloud.lab.usage_store import Usage
-from kachery_cloud.settings.secret_file import read_secret
+from kachery_cloud.settings.secret_file import client_secret
 from kachery_p2p.groups import group_of
 from kachery_p2p.node.pin_server import PinKeeper
 from kachery_p2p.node.served_log import LOG_NAME, ServedLog
@@ -408,7 +408,7 @@ class Lab:
             ConfigError: there is no secret where they say.
         """
         if config.openid_client_id:
-            _secret_of(config)
+            client_secret(config)
 
     def use(self, config: Config) -> None:
         """Take up those of some settings that need no restart (`reloaded`)."""
@@ -420,7 +420,9 @@ class Lab:
             return None
         self.check(config)  # what is wrong with the secret is said when the node starts
         # It is read anew for each sign-in: it may be changed meanwhile.
-        return Provider(config.openid_issuer, config.openid_client_id, lambda: _secret_of(self.config), wall=self.wall)
+        return Provider(
+            config.openid_issuer, config.openid_client_id, lambda: client_secret(self.config), wall=self.wall
+        )
 
     # --- upkeep -----------------------------------------------------------------------------------------------------
 
@@ -442,11 +444,6 @@ class Lab:
 def _authority(host: str) -> str:
     """An IP address as it stands in a URL."""
     return f"[{host}]" if ":" in host else host
-
-
-def _secret_of(config: Config) -> str:
-    path = config.openid_client_secret_file
-    return config.openid_client_secret if path is None else read_secret(path)
 
 
 def _take(rate: Rate, who: str) -> None:

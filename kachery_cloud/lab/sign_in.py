@@ -31,7 +31,7 @@ from starlette.routing import Route
 
 from kachery_cloud.lab import limits
 from kachery_cloud.lab.accounts_store import Member
-from kachery_cloud.lab.answers import Json, bad_request, forbidden, not_found, time_text
+from kachery_cloud.lab.answers import Json, bad_request, forbidden, not_found
 from kachery_cloud.lab.invitations import Invitation
 from kachery_cloud.lab.lab import Lab
 from kachery_cloud.lab.openid import Asking, Provider, ProviderFailed
@@ -39,6 +39,7 @@ from kachery_cloud.lab.origins import host_of, own_path
 from kachery_cloud.lab.sessions import COOKIE
 from kachery_cloud.lab.small_pages import invitation_page, onward_page, wants_page
 from kachery_cloud.settings.config import GOOGLE
+from kachery_cloud.utc import time_text
 from kachery_p2p.pinning.server.requests import Refusal
 
 if TYPE_CHECKING:
