@@ -22,7 +22,7 @@ from kachery_p2p.repo.fileio import sync_folder
 from kachery_p2p.repo.leaves import wrap_parts
 from kachery_p2p.repo.limits import BATCH_BYTES, PACK_WASTE
 from kachery_p2p.repo.packing import PackedFile, Packer
-from kachery_p2p.repo.packs import HEADER, PackReader, Place, section_head
+from kachery_p2p.repo.packs import HEADER, PackPlace, PackReader, section_head
 from kachery_p2p.repo.root_keys import cid_of
 
 
@@ -30,7 +30,7 @@ class _Live(NamedTuple):
     """A file that a pack still has, as the catalog says."""
 
     cid: CID
-    place: Place
+    place: PackPlace
 
 
 def compact(packer: Packer, catalog: Catalog, reader: PackReader) -> int:
@@ -107,7 +107,7 @@ def is_wasteful(size: int, used: int) -> bool:
 def _live(catalog: Catalog, number: int) -> list[_Live]:
     """The files that a pack has, in the order in which they lie."""
     return [
-        _Live(cid_of(key, version), Place(*place))
+        _Live(cid_of(key, version), PackPlace(*place))
         for key, version, *place in catalog.all(
             "SELECT r.key, r.version, p.pack, p.offset, p.length, p.wrap FROM packed p JOIN roots r ON r.id = p.root "
             "WHERE p.pack = ? ORDER BY p.offset",

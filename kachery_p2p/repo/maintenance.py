@@ -18,7 +18,7 @@ from kachery_p2p.repo.layout import files_below
 from kachery_p2p.repo.limits import MARK_BATCH, ORPHAN_SECONDS, SQL_KEYS
 from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.packing import forget_packed
-from kachery_p2p.repo.packs import Place
+from kachery_p2p.repo.packs import PackPlace
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.second_place import (
@@ -209,7 +209,7 @@ class Maintenance:
                 "SELECT r.key, r.version, p.pack, p.offset, p.length, p.wrap FROM packed p "
                 "JOIN roots r ON r.id = p.root ORDER BY p.pack, p.offset"
             )
-            files = [(cid_of(key, version), Place(*place)) for key, version, *place in rows]
+            files = [(cid_of(key, version), PackPlace(*place)) for key, version, *place in rows]
         else:
             wanted = list(cids)
             places = self._reader.packs.files(wanted)
