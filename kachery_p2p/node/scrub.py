@@ -24,7 +24,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, DamagedFile, KacheryError
 from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.node.scrub_state import MAX_DAMAGED, STATE_NAME, Damaged, ScrubState, read_state, write_state
-from kachery_p2p.repo.scrubbing import Place, Step
+from kachery_p2p.repo.scrubbing import ScrubPlace, Step
 from kachery_p2p.units import DAY, HOUR, MIB
 from kachery_p2p.waking import Flag
 
@@ -310,11 +310,11 @@ class Scrub:
             log.info("how far it was read cannot be written down: %s", error.strerror or error)
 
 
-def _place(state: ScrubState) -> Place | None:
+def _place(state: ScrubState) -> ScrubPlace | None:
     """The place of a state; None where the round has ended."""
     for stage in ("files", "packs", "blocks"):
         if state.stage == stage:
-            return Place(stage, state.row, state.leaves)
+            return ScrubPlace(stage, state.row, state.leaves)
     return None
 
 
