@@ -23,7 +23,7 @@ log = logging.getLogger("kachery_p2p.membership")
 Dial = Callable[[str, Sequence[str], float], Awaitable[object]]
 
 
-class Keeper:
+class MemberKeeper:
     """Dials members that are away: a bounded number, and ever less often.
 
     Args:

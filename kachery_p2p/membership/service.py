@@ -31,7 +31,7 @@ from kachery_p2p.membership.edits import check_label
 from kachery_p2p.membership.held import Heard, HeldGroup
 from kachery_p2p.membership.ids import NONCE_BYTES, TAG_BYTES
 from kachery_p2p.membership.invitations import Invitation, parse_invitation
-from kachery_p2p.membership.keeper import Dial, Keeper
+from kachery_p2p.membership.keeper import Dial, MemberKeeper
 from kachery_p2p.membership.lists import Role
 from kachery_p2p.membership.messages import receive_answer, receive_opening, send, why_refused
 from kachery_p2p.membership.protocol import (
@@ -81,7 +81,7 @@ class GroupService:
         self.doors = Doors(groups)
         self._sending = trio.CapacityLimiter(limits.MAX_OWN_EXCHANGES)
         self._work = trio.CapacityLimiter(2)
-        self._keeper = Keeper(host, groups, dial, rng or random.Random())
+        self._keeper = MemberKeeper(host, groups, dial, rng or random.Random())
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
