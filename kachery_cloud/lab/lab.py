@@ -34,7 +34,7 @@ from kachery_cloud.lab.database import LabDatabase
 from kachery_cloud.lab.files import Files, Uploads
 from kachery_cloud.lab.invitations import Invitations
 from kachery_cloud.lab.nonces import Nonces
-from kachery_cloud.lab.openid import Provider
+from kachery_cloud.lab.openid import ProviderClient
 from kachery_cloud.lab.origins import is_loopback, normal
 from kachery_cloud.lab.projects import Projects
 from kachery_cloud.lab.rates import Rate
@@ -414,13 +414,13 @@ class Lab:
         """Take up those of some settings that need no restart (`reloaded`)."""
         self.config = replace(self.config, **{name: getattr(config, name) for name in _RELOADED})
 
-    def _provider(self) -> Provider | None:
+    def _provider(self) -> ProviderClient | None:
         config = self.config
         if not config.openid_client_id:
             return None
         self.check(config)  # what is wrong with the secret is said when the node starts
         # It is read anew for each sign-in: it may be changed meanwhile.
-        return Provider(
+        return ProviderClient(
             config.openid_issuer, config.openid_client_id, lambda: client_secret(self.config), wall=self.wall
         )
 
