@@ -334,6 +334,11 @@ def audience_here(repo: Repo, cid: CID) -> Audience:
     return repo.access.audiences([cid.multihash]).get(cid.multihash, PUBLIC) if own.everyone else own
 
 
+def audience_now(repo: Repo, cid: CID, own: Audience) -> Audience:
+    """Who can load something: those for whom it is by itself, and those for whom something else is that has it."""
+    return own if own.everyone else own | repo.access.audiences([cid.multihash]).get(cid.multihash, PUBLIC)
+
+
 def news(config: Config, cid: CID, wanted: Audience | None) -> str:
     """What is to be known of something that was stored for somebody; empty where that was said in this process.
 
@@ -342,18 +347,29 @@ def news(config: Config, cid: CID, wanted: Audience | None) -> str:
         cid: of it.
         wanted: for whom it was meant to be; None where nobody said that.
     """
-    repo = repository(config)
-    own = audience_here(repo, cid)
-    if wanted is not None and not wanted.everyone:
-        wider = wider_already(config, cid, own)
-        if wider:
-            return wider
-    return sentence_once(config, own)
+    own = audience_here(repository(config), cid)
+    if own.everyone and wanted is not None and not wanted.everyone:
+        return wider_already(config, cid, own)
+    return who_can(config, cid, own)
 
 
-def sentence_once(config: Config, audience: Audience) -> str:
-    """Who can load what is for some; empty where it is for everybody, or that was said in this process."""
-    if audience.everyone or (config.directory, audience) in _said:
+def who_can(config: Config, cid: CID, own: Audience) -> str:
+    """Who can load something that is for some by itself: for whom it is, or why others can, too.
+
+    Args:
+        config: the settings.
+        cid: of it.
+        own: for whom it is by itself.
+
+    Returns:
+        Nothing where it is for everybody, or where it is for those alone and that was said in this process.
+    """
+    return "" if own.everyone else wider_already(config, cid, own) or _sentence_once(config, own)
+
+
+def _sentence_once(config: Config, audience: Audience) -> str:
+    """Who can load what is for some; empty where that was said in this process."""
+    if (config.directory, audience) in _said:
         return ""
     _said.add((config.directory, audience))
     return sentence(config, audience)
@@ -383,6 +399,17 @@ def wider_already(config: Config, cid: CID, own: Audience) -> str:
             return f"{this} is public already: {named_root(repo, root)} has it."
         return f"{this} is for {whom(config, audience)} as well: {named_root(repo, root)} has it."
     return f"{this} is public already: it is here from something that was public."
+
+
+def who_can_now(config: Config, own: Audience, wider: str) -> str:
+    """Who can load something: what comes first is what holds, whoever it was stored for.
+
+    Args:
+        config: the settings.
+        own: for whom it is by itself.
+        wider: what `wider_already` says.
+    """
+    return f"{wider} By itself it is for {whom(config, own)} alone." if wider else sentence(config, own)
 
 
 def named_root(repo: Repo, cid: CID) -> str:

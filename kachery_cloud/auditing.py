@@ -13,9 +13,8 @@ from kachery_cloud.audiences import (
     audience_for,
     groups_here,
     other_machines,
-    sentence,
     uri_groups,
-    whom,
+    who_can_now,
     words_of,
 )
 from kachery_cloud.errors import InvalidArgument, KacheryError
@@ -196,7 +195,7 @@ def access(uri: str) -> Access:
     return Access(
         now.uri,
         words_of(own, groups),
-        _in_words(config, own, now.wider),
+        who_can_now(config, own, now.wider),
         _reasons(config, own, groups),
         wider,
         () if own.everyone else _loads(config, groups, 0.0, [now.cid] if now.listed else [cid for cid, _ in givers]),
@@ -279,13 +278,6 @@ def _counts(repo: Repo) -> dict[str, tuple[int, int]]:
             roots, size = found.get(word, (0, 0))
             found[word] = roots + 1, size + root.here
     return found
-
-
-def _in_words(config: Config, own: Audience, wider: str) -> str:
-    """Who can load it: what comes first is what holds, whoever it was stored for."""
-    if not wider:
-        return sentence(config, own)
-    return f"{wider} By itself it is for {whom(config, own)} alone."
 
 
 def _reasons(config: Config, audience: Audience, groups: Sequence[GroupHere]) -> tuple[Reason, ...]:

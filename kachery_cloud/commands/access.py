@@ -43,7 +43,7 @@ def visibility(uri: str, to: tuple[str, ...], as_json: bool) -> None:
         kachery-cloud visibility ipfs://bafy...
         kachery-cloud visibility $(kachery-cloud-store session.nwb) --to private
     """  # noqa: D301
-    from kachery_cloud.audiences import sentence, words_here
+    from kachery_cloud.audiences import who_can_now, words_here
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.uri import parse_listed
     from kachery_cloud.visibility import change, shown_now
@@ -54,17 +54,16 @@ def visibility(uri: str, to: tuple[str, ...], as_json: bool) -> None:
         now = shown_now(config, parsed)
         print_result(as_json, now.uri, uri=now.uri, visibility=list(words_here(config, now.audience)))
         if not as_json:
-            click.echo(sentence(config, now.audience), err=True)
-            if now.wider:
-                click.echo(now.wider, err=True)
+            click.echo(who_can_now(config, now.audience, now.wider), err=True)
         return
     done = change(config, parsed, to)
     before, after = (list(words_here(config, each)) for each in (done.before, done.after))
     print_result(as_json, done.uri, uri=done.uri, visibility=after, before=before, served=done.told)
     if not as_json:
-        click.echo(sentence(config, done.after), err=True)
+        click.echo(who_can_now(config, done.after, done.wider), err=True)
         for warning in done.warnings:
-            click.echo(warning, err=True)
+            if warning != done.wider:
+                click.echo(warning, err=True)
 
 
 @command("access")

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
-from kachery_cloud import audiences, store, visibility
+from kachery_cloud import audiences, sharing, store, visibility
 from kachery_cloud.commands.main import find_command
 from kachery_cloud.errors import ConfigError, ContentNotFound, GroupError, GroupNotFound, InvalidArgument, NoPermission
 from kachery_cloud.local import close_repositories, repository
@@ -295,6 +295,41 @@ def test_public_already(hippocampus: str, tmp_path: Path) -> None:
     assert re.fullmatch(r"This is public already: ipfs://label=demo@bafy\w+ has it\.\n", done.stderr)
     done = run("store", tmp_path / "b", "--to", "hippocampus")
     assert "This is public already: it was stored so before." in done.stderr
+
+
+def test_what_became_public_meanwhile_is_said_whatever_is_asked(hippocampus: str, tmp_path: Path) -> None:
+    """A public folder has it by now: store, link, share and visibility do not say that only members can load it."""
+    (tmp_path / "q.bin").write_bytes(b"q" * 5000)
+    (tmp_path / "qq").mkdir()
+    (tmp_path / "qq" / "copy").write_bytes(b"q" * 5000)
+    uri = run("store", tmp_path / "q.bin", "--to", "hippocampus").stdout.strip()
+    run("store", "-r", tmp_path / "qq", "--label", "pub", "--to", "public")
+    for line in (
+        ["store", tmp_path / "q.bin"],
+        ["link", tmp_path / "q.bin"],
+        ["share", uri],
+        ["store", tmp_path / "q.bin", "--share"],
+        ["visibility", uri],
+        ["visibility", uri, "--to", "private"],
+    ):
+        done = run(*line)
+        assert re.search(r"^This is public already: ipfs://label=pub@bafy\w+ has it\.", done.stderr, re.M), done.stderr
+        assert done.stderr.count("This is public already") == 1
+        assert not re.search(r"^Only|Those for whom it is", done.stderr, re.M), done.stderr
+
+
+def test_in_python_share_says_what_became_public(
+    hippocampus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the command."""
+    monkeypatch.setattr(sharing, "settled_node", lambda config: None)
+    (tmp_path / "qq").mkdir()
+    (tmp_path / "qq" / "copy").write_bytes(b"q" * 5000)
+    uri = kcl.store_bytes(b"q" * 5000, to="hippocampus", local=True)
+    kcl.store_dir(tmp_path / "qq", label="pub", to="public", local=True)
+    capsys.readouterr()
+    kcl.share(uri)
+    assert "This is public already: ipfs://label=pub@" in capsys.readouterr().err
 
 
 # --- later -----------------------------------------------------------------------------------------------------------
