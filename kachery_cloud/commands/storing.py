@@ -188,7 +188,7 @@ def _store(
     recipients = recipients_of(config, encrypt_choice(**encryption) if encryption else None, audience)
     options = folder_options(link=linked, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
     results: list[dict[str, Any]] = []
-    given = PUBLIC
+    given = now = PUBLIC
     waiting: list[tuple[Stored, str, dict[str, Any], list[str]]] = []
     try:
         for path in paths:
@@ -206,6 +206,7 @@ def _store(
             # This process ends at once, so it does not become the node; one that runs is told.
             served = tell_running_node(config, stored.cid)
             given = audience_here(repository(config), stored.cid)
+            now = audience_now(repository(config), stored.cid, given)
             how = None if recipients is None else AGE
             uri = ContentURI(str(stored.cid), label=label, groups=uri_groups(given), encryption=how)
             found: dict[str, Any] = {
@@ -240,7 +241,6 @@ def _store(
     if as_json:
         click.echo(json.dumps(results if len(paths) > 1 else results[0]))
     elif not waiting and not shared and sys.stderr.isatty():
-        now = audience_now(repository(config), stored.cid, given)
         _say_who_can_load(config, results[-1]["served"], given, now)
     if code:
         raise click.exceptions.Exit(code)

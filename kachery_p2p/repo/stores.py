@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kachery_p2p.access.audience import Audience
+from kachery_p2p.access.audience import NOBODY, Audience
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.repo.access import Claim, RootAccess
@@ -15,7 +15,7 @@ from kachery_p2p.repo.checking import Checker
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.fileio import Progress
 from kachery_p2p.repo.inventory import Inventory
-from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, label_for
+from kachery_p2p.repo.kept_rows import LINKED, PINNED, STORED, Label, label_for
 from kachery_p2p.repo.layered import Layered
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.newfile import NewFile
@@ -223,13 +223,21 @@ class Stores(Layered):
         *,
         durable: bool,
     ) -> Stored:
+        widening = self.access.widening if how != PINNED else None
         with self._placer.lock.adding():
             if audience is None or audience.everyone:
                 stored = store(self._placer)
+                if widening is not None:
+                    self.access.ask(stored.cid, audience)
                 self.inventory.keep(stored.cid, how, label, durable=durable, audience=audience)
                 return stored
-            with self.access.claim(audience) as claim:
+            asks = widening is not None and widening.stays()
+            # Until it was asked, nobody sees anything that they did not see before.
+            with self.access.claim(NOBODY if asks else audience) as claim:
                 stored = store(self._placer.under(claim))
+                if asks:
+                    self.access.ask(stored.cid, audience, claim.rows)
+                    claim.set(audience)
                 self.inventory.keep(stored.cid, how, label, durable=durable, audience=audience, claim=claim)
             return stored
 
