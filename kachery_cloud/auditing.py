@@ -17,11 +17,12 @@ from kachery_cloud.audiences import (
     who_can_now,
     words_of,
 )
+from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import InvalidArgument, KacheryError
-from kachery_cloud.inventory import item_of
+from kachery_cloud.inventory import Visibilities, item_of
 from kachery_cloud.local import listed_label, repository
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.uri import format_uri, parse_listed
+from kachery_cloud.uri import AGE, format_uri, parse_listed
 from kachery_cloud.visibility import shown_now
 from kachery_p2p.access.audience import OWN, PUBLIC, group_audience
 from kachery_p2p.text import shown
@@ -150,16 +151,35 @@ class Given:
 
 
 @dataclass(frozen=True)
+class AlsoGiven:
+    """Something that is for some, and that others may load as well, because something else here has it.
+
+    Attributes:
+        uri: of it.
+        label: what it is called.
+        visibility: for whom it is by itself.
+        also: who else may load it, or a part of it; `access` says in what that is.
+    """
+
+    uri: str
+    label: str | None
+    visibility: tuple[str, ...]
+    also: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Audit:
     """What this machine gives to whom.
 
     Attributes:
-        given: for everybody, for the user's own machines, and for each group.
+        given: for everybody, for the user's own machines, and for each group: what is for them by itself.
+        also: what of that others may load, too.
         loads: who loaded what of what is not for everybody, the last first.
         days: how far back these go.
     """
 
     given: tuple[Given, ...]
+    also: tuple[AlsoGiven, ...]
     loads: Loads
     days: float
 
@@ -183,9 +203,15 @@ def access(uri: str) -> Access:
     groups = groups_here(config)
     own = now.audience
     givers = [] if own.everyone else repo.access.why(now.cid)
+    encrypted = EncryptedRoots(repo)
     wider = tuple(
         WiderRoot(
-            format_uri(str(root), label=(label := listed_label(repo, root) or None), groups=uri_groups(audience)),
+            format_uri(
+                str(root),
+                label=(label := listed_label(repo, root) or None),
+                groups=uri_groups(audience),
+                encryption=AGE if encrypted.has(root) else None,
+            ),
             label,
             words_of(audience, groups),
         )
@@ -234,7 +260,8 @@ def audit(*, since: float = 30.0) -> Audit:
         role, members = (None, None) if known is None else (known.role, len(known.members))
         rows.append(Given(word, group, role, members, *counts.get(group, (0, 0))))
     given += sorted(rows, key=lambda row: (row.to.casefold(), row.group or ""))
-    return Audit(tuple(given), _loads(config, groups, time.time() - since * _DAY, None), float(since))
+    loads = _loads(config, groups, time.time() - since * _DAY, None)
+    return Audit(tuple(given), _also_given(config, repo), loads, float(since))
 
 
 def visible_now(config: Config) -> tuple[Visible | None, tuple[str, ...]]:
@@ -265,6 +292,15 @@ def visible_now(config: Config) -> tuple[Visible | None, tuple[str, ...]]:
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _also_given(config: Config, repo: Repo) -> tuple[AlsoGiven, ...]:
+    """What is for some, and is in something that others may load."""
+    known = Visibilities(config, repo.access)
+    if not known.any_also:
+        return ()
+    items = (item_of(root, {}, known=known) for root in repo.inventory.roots() if known.also(root))
+    return tuple(AlsoGiven(item.uri, item.label, item.visibility, item.also) for item in items)
 
 
 def _counts(repo: Repo) -> dict[str, tuple[int, int]]:
@@ -307,7 +343,9 @@ def _loads(config: Config, groups: Sequence[GroupHere], since: float, roots: Ite
             sums[entry.peer, entry.root] = size + entry.bytes, min(first, entry.first), max(last, entry.last)
     if not sums:
         return ()
-    kept = {root.cid.multihash: item_of(root, {}) for root in repository(config).inventory.roots()}
+    repo = repository(config)
+    known = Visibilities(config, repo.access)
+    kept = {root.cid.multihash: item_of(root, {}, known=known) for root in repo.inventory.roots()}
     names = {member.peer: member.name for group in groups for member in group.members if member.name}
     found = [
         LoadedBy(

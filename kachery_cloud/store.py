@@ -112,7 +112,8 @@ def store_file(
         InvalidArgument: it is open for text, or not for reading.
         GroupNotFound: this machine is in no group of that name.
         NoPermission, DiskFull: it cannot be read, or the copy cannot be written; or this machine may only read in the
-            group that it is to be for.
+            group that it is to be for; or it would be given to more people than have it now, and that was not said
+            (`to="public"`), or is not this machine's to say.
         FileChanged: it changed while it was read.
         StoreTooLarge: the store would grow beyond the limit that you have set.
         PinTooLarge: it is more than may be sent to a service that was named.

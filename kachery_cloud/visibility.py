@@ -19,7 +19,7 @@ from kachery_cloud.inventory_removal import writable
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import ContentURI, format_uri, parse_listed, parse_uri
+from kachery_cloud.uri import ContentURI, parse_listed, parse_uri
 from kachery_p2p.access.audience import Audience
 from kachery_p2p.text import shown
 
@@ -178,7 +178,7 @@ def listed_root(repo: Repo, uri: ContentURI) -> CID:
         if cid is not None and uri.path:
             raise ContentNotFound(
                 f"{uri.locator} is a part of a folder, and for whom that is. Say it of the whole folder: "
-                f"{format_uri(uri.cid)}"
+                f"{ContentURI(uri.cid, groups=uri_groups(audience_here(repo, uri.root))).pasteable}"
             )
         raise ContentNotFound(
             f"{uri.locator} is not on this machine, or not listed by itself. What is here: kachery-cloud list"

@@ -13,7 +13,7 @@ from kachery_cloud.inventory_tables import Column, size_text, text_table, time_t
 from kachery_p2p.text import printable
 
 if TYPE_CHECKING:
-    from kachery_cloud.auditing import Access, Audit, Given, LoadedBy
+    from kachery_cloud.auditing import Access, AlsoGiven, Audit, Given, LoadedBy
 
 _OWN_MACHINES = "Your own machines (KACHERY_CLOUD_OWN_PEERS), each of which must name this one, too:"
 #: Lines of one kind that are shown; `--json` has all.
@@ -146,6 +146,8 @@ def _audit_lines(found: Audit) -> Iterator[str]:
     yield from text_table(found.given, _GIVEN)
     if any(row.role is None and row.group is not None for row in found.given):
         yield "Where no role is, this machine is not in the group any more, and gives its members nothing."
+    if found.also:
+        yield from _also_lines(found.also)
     if not any(row.to != "public" for row in found.given):
         yield "All that is here is for everybody. Who loads of that is not written down."
         return
@@ -153,6 +155,21 @@ def _audit_lines(found: Audit) -> Iterator[str]:
     days = f"the last {found.days:g} days" if found.days != 1 else "the last day"
     yield f"Loaded in {days} of what is not public:" if found.loads else f"Nobody loaded any of it in {days}."
     yield from _load_lines(found.loads, named=True)
+
+
+def _also_lines(also: Sequence[AlsoGiven]) -> Iterator[str]:
+    """What others may load as well, of what is for some."""
+    from kachery_cloud.inventory import for_whom
+
+    yield ""
+    public = sum("public" in each.also for each in also)
+    whom = "everybody" if public == len(also) else "others"
+    yield f"{len(also):,} of these {whom} can load, too, or a part of them, for they are in other things:"
+    for each in also[:_MOST_LOADS]:
+        yield f"  {each.label or each.uri}: for {for_whom(each.visibility, each.also)}"
+    if len(also) > _MOST_LOADS:
+        yield f"  ... and {len(also) - _MOST_LOADS:,} more (--json)"
+    yield "In which, says: kachery-cloud access URI"
 
 
 def _load_lines(loads: Sequence[LoadedBy], *, named: bool) -> Iterator[str]:

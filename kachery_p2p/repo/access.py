@@ -225,6 +225,28 @@ class RootAccess:
                     return True
         return False
 
+    def others(self, cid: CID | None = None) -> dict[bytes, Audience]:
+        """The restricted roots that are kept of which others may see a block, too, by their keys; and who these are.
+
+        Args:
+            cid: of the only root that is looked at; all of them where None.
+        """
+        shared = (
+            "SELECT multihash FROM claims GROUP BY multihash HAVING count(*) > 1"
+            if cid is None
+            else "SELECT multihash FROM claims WHERE access = (SELECT id FROM access WHERE key = ?)"
+        )
+        found: dict[bytes, Audience] = {}
+        for key, own, other in self._catalog.all(
+            f"SELECT DISTINCT a.key, a.audience, b.audience FROM ({shared}) s "
+            "JOIN claims m ON m.multihash = s.multihash JOIN access a ON a.id = m.access AND a.key IS NOT NULL "
+            "JOIN claims o ON o.multihash = s.multihash AND o.access <> m.access JOIN access b ON b.id = o.access",
+            () if cid is None else (bytes(cid.to_v1()),),
+        ):
+            if not key.startswith(OF_LAYER) and not parsed(other) <= parsed(own):
+                found[key] = found.get(key, NOBODY) | parsed(other)
+        return found
+
     # --- said by the user --------------------------------------------------------------------------------------------
 
     def set_audience(self, cid: CID, audience: Audience) -> None:

@@ -222,6 +222,7 @@ INFO = {
     "used": "float",
     "pinned": [{"service": "str", "state": "str"}],
     "visibility": ["str"],
+    "also": [],
 }
 
 
