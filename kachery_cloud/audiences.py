@@ -6,8 +6,8 @@ catalog and URIs have is its ID, which nobody else can take.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -30,6 +30,8 @@ To: TypeAlias = str | Sequence[str]
 
 #: Groups for which one thing can be at once: their IDs stand in its URI.
 MAX_GROUPS = 16
+#: The role of a machine in a group that it was removed from.
+REMOVED = "removed"
 #: Names of groups that an error lists.
 _MOST_NAMED = 10
 #: Groups as they were shown last, by ID.
@@ -49,29 +51,43 @@ class MemberHere:
 
 @dataclass(frozen=True)
 class GroupHere:
-    """A group that this machine is in.
+    """A group that this machine is in, or was removed from.
 
     Attributes:
         id: of it.
         name: what it is called here.
-        role: of this machine: "owner", "writer" or "reader".
-        members: all of them, this machine among them.
+        role: of this machine: "owner", "writer" or "reader"; "removed" where an owner has removed it.
+        members: all of them, this machine among them; none where it was removed.
+        former: what those are called who were removed, by their peer IDs; nothing where they had no name.
     """
 
     id: str
     name: str
     role: str
     members: tuple[MemberHere, ...]
+    former: Mapping[str, str] = field(default_factory=dict)
 
 
 def groups_here(config: Config) -> tuple[GroupHere, ...]:
     """The groups that this machine is in, by name."""
+    return tuple(each for each in groups_known(config) if each.role != REMOVED)
+
+
+def groups_known(config: Config) -> tuple[GroupHere, ...]:
+    """The same, and those that it was removed from: what was stored for them is still here, under their names."""
     if not (config.directory / "groups").is_dir():
         return ()
     from kachery_p2p.membership import groups_of_directory
 
-    held = groups_of_directory(config.directory).held()
-    return tuple(_group_here(each) for each in held if not each.removed)
+    return tuple(_group_here(each) for each in groups_of_directory(config.directory).held())
+
+
+def removed_from(name: str) -> str:
+    """What is said where an owner has removed this machine from a group."""
+    return (
+        f"An owner has removed this machine from {name}: it is given nothing from there any more, and gives nothing to "
+        f"its members. What is here stays. To forget the group: kachery-cloud-group leave {name}"
+    )
 
 
 def _group_here(held: HeldGroup) -> GroupHere:
@@ -79,9 +95,14 @@ def _group_here(held: HeldGroup) -> GroupHere:
     known = _groups.get(held.group)
     if known is None or known[0] is not held:
         view = held.state.view
-        members = sorted(view.members.values(), key=lambda each: each.peer)
-        shown = tuple(MemberHere(each.peer, each.label, each.role.word) for each in members)
-        known = _groups[held.group] = held, GroupHere(held.group, held.name, view.role_of(held.me).word, shown)
+        if held.removed:
+            made = GroupHere(held.group, held.name, REMOVED, ())
+        else:
+            members = sorted(view.members.values(), key=lambda each: each.peer)
+            shown = tuple(MemberHere(each.peer, each.label, each.role.word) for each in members)
+            former = {peer: view.former.get(peer, "") for peer in view.floors.keys() - view.members.keys()}
+            made = GroupHere(held.group, held.name, view.role_of(held.me).word, shown, former)
+        known = _groups[held.group] = held, made
     return known[1]
 
 
@@ -159,7 +180,7 @@ def chosen(config: Config, to: To) -> Audience:
         elif GROUP_ID.fullmatch(word):
             found |= group_audience([word])
         else:
-            found |= group_audience([_named(config, word, "to", InvalidArgument).id])
+            found |= group_audience([_named(config, word, "to", InvalidArgument, groups_known(config)).id])
     return found
 
 
@@ -214,15 +235,26 @@ def _group(config: Config, word: str, origin: str, error: type[KacheryError]) ->
     return found
 
 
-def _named(config: Config, word: str, origin: str, error: type[KacheryError]) -> GroupHere:
-    """The group that is meant.
+def _named(
+    config: Config,
+    word: str,
+    origin: str,
+    error: type[KacheryError],
+    among: Sequence[GroupHere] | None = None,
+) -> GroupHere:
+    """The group that is meant; one of those that this machine is in, unless others are given.
 
     Raises:
         GroupNotFound, GroupError, ConfigError: there is none, or there are several.
     """
-    here = groups_here(config)
+    here = groups_here(config) if among is None else among
     found = [group for group in here if group.id == word] or [group for group in here if group.name == word]
+    found = [group for group in found if group.role != REMOVED] or found
     if not found:
+        gone = next((group for group in groups_known(config) if word in (group.id, group.name)), None)
+        if gone is not None:
+            where = "" if origin == "to" else f" ({origin})"
+            raise (GroupNotFound if error is InvalidArgument else error)(removed_from(gone.name) + where)
         raise (GroupNotFound if error is InvalidArgument else error)(_no_group(word, origin, here))
     if len(found) > 1:
         ids = " or ".join(group.id for group in found)
@@ -263,8 +295,8 @@ def uri_groups(audience: Audience) -> tuple[str, ...]:
 
 
 def words_here(config: Config, audience: Audience) -> tuple[str, ...]:
-    """As `words_of`, with the groups of this machine."""
-    return words_of(audience, () if audience.everyone else groups_here(config))
+    """As `words_of`, with the groups of this machine, and those that it was removed from."""
+    return words_of(audience, () if audience.everyone else groups_known(config))
 
 
 def words_of(audience: Audience, groups: Iterable[GroupHere]) -> tuple[str, ...]:
@@ -272,8 +304,11 @@ def words_of(audience: Audience, groups: Iterable[GroupHere]) -> tuple[str, ...]
     if audience.everyone:
         return ("public",)
     names: dict[str, list[str]] = {}
-    for group in groups:
-        names.setdefault(group.name, []).append(group.id)
+    given = list(groups)
+    mine = {group.name for group in given if group.role != REMOVED}
+    for group in given:
+        if group.role != REMOVED or group.name not in mine:
+            names.setdefault(group.name, []).append(group.id)
     by_id = {ids[0]: name for name, ids in names.items() if len(ids) == 1}
     words = sorted(by_id.get(group, group) for group in audience.groups if group != OWN)
     return tuple([*words, "private"] if OWN in audience.groups else words)
@@ -283,14 +318,18 @@ def whom(config: Config, audience: Audience, groups: Collection[GroupHere] | Non
     """An audience in a sentence: "everybody", "members of hippocampus (4)", "your own machines", "nobody else"."""
     if audience.everyone:
         return "everybody"
-    here = {group.id: group for group in (groups_here(config) if groups is None else groups)}
-    named = [
-        f"{here[each].name} ({len(here[each].members):,})" if each in here else each for each in audience.groups - {OWN}
-    ]
+    here = {group.id: group for group in (groups_known(config) if groups is None else groups)}
+    named = [_with_members(here[each]) if each in here else each for each in audience.groups - {OWN}]
     parts = [f"members of {_joined(sorted(named))}"] if named else []
     if OWN in audience.groups:
         parts.append("your own machines")
     return " and ".join(parts) or "nobody else"
+
+
+def _with_members(group: GroupHere) -> str:
+    if group.role == REMOVED:
+        return f"{group.name} (from which this machine was removed)"
+    return f"{group.name} ({len(group.members):,})"
 
 
 def sentence(config: Config, audience: Audience) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kachery_cloud.arguments import check_flags
-from kachery_cloud.audiences import chosen, groups_here, uri_groups, words_of
+from kachery_cloud.audiences import chosen, groups_known, uri_groups, words_of
 from kachery_cloud.encryption.plain import PlainCopies
 from kachery_cloud.encryption.records import encrypted_in
 from kachery_cloud.errors import InvalidArgument
@@ -286,7 +286,7 @@ class Visibilities:
         """Args: `cid` is the only root that is asked about; None for all."""
         restricted = access.roots() if access.any_restricted() else ()
         self._audiences = {bytes(cid.to_v1()): audience for cid, audience in restricted}
-        self._groups = groups_here(config) if self._audiences else ()
+        self._groups = groups_known(config) if self._audiences else ()
         self._others = access.others(cid) if self._audiences else {}
         self._encrypted = encrypted_in(directory or config.directory)
 

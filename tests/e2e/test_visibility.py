@@ -128,3 +128,19 @@ def test_who_did(people: dict[str, Workstation], tmp_path: Path) -> None:
         ("hippocampus", 2, 1),
     ]
     assert [each["peer"] for each in audit["loads"]] == [ben.peer_id]
+
+
+def test_nobody_is_written_down_where_that_is_off(workstation: Callable[..., Workstation], tmp_path: Path) -> None:
+    """By the setting: the node keeps no log, and `access` and `audit` say so instead of "nobody"."""
+    ada = workstation(env={"KACHERY_CLOUD_ACCESS_LOG": "off"}).start()
+    ben = workstation(env={"KACHERY_CLOUD_PEERS": ada.addr}).start()
+    ada.call("kcl.create_group('hippocampus')")
+    join(ada, "hippocampus", ben)
+    uri = ada.run("kachery-cloud-store", write_random(tmp_path / "a", 300_000, seed=1), "--to", "hippocampus")
+    assert load(ben, uri.stdout.strip(), ada) == 300_000
+    assert ada.stop() == 0
+    assert not (ada.directory / "access.sqlite").exists()
+    for line in (["access", uri.stdout.strip()], ["audit"]):
+        text = ada.run("kachery-cloud", *line).stdout
+        assert "not written down now (KACHERY_CLOUD_ACCESS_LOG is off)" in text
+        assert "Nobody" not in text
