@@ -19,6 +19,7 @@ from kachery_p2p.access.audience import GROUP_ID, OWN, PRIVATE, PUBLIC, Audience
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
+    from kachery_cloud.encryption.recipients import Recipients
     from kachery_cloud.lab_places import Place
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
@@ -37,7 +38,7 @@ _MOST_NAMED = 10
 #: Groups as they were shown last, by ID.
 _groups: dict[str, tuple[HeldGroup, GroupHere]] = {}
 #: What was said already in this process: of which data directory, and for whom.
-_said: set[tuple[Path, Audience]] = set()
+_said: set[tuple[Path, Audience | str]] = set()
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,10 @@ def _named(
 
 def _no_group(word: str, origin: str, here: Sequence[GroupHere]) -> str:
     names = [group.name for group in here]
+    parts = [part.strip() for part in word.split(",")]
+    if len(parts) > 1 and not {*names, "private", "public"}.isdisjoint(parts):
+        options = " ".join(f"--to {part}" for part in parts if part)
+        return f"There is no group {shown(word)} here. Say them one by one: {options} (to={[*filter(None, parts)]!r})."
     where = "" if origin == "to" else f" ({origin})"
     if not names:
         return (
@@ -390,6 +395,22 @@ def news(config: Config, cid: CID, wanted: Audience | None) -> str:
     if own.everyone and wanted is not None and not wanted.everyone:
         return wider_already(config, cid, own)
     return who_can(config, cid, own)
+
+
+def encrypted_news(config: Config, cid: CID, recipients: Recipients | None) -> str:
+    """What is to be known of something that was stored encrypted.
+
+    Empty where not everybody may load it, or where that was said in this process.
+    """
+    if recipients is None or not audience_here(repository(config), cid).everyone:
+        return ""
+    from kachery_cloud.encryption.recipients import who_can_read
+
+    text = who_can_read(config, recipients)
+    if (config.directory, text) in _said:
+        return ""
+    _said.add((config.directory, text))
+    return text
 
 
 def who_can(config: Config, cid: CID, own: Audience) -> str:

@@ -168,7 +168,15 @@ def _store(
     linked: bool,
     encryption: dict[str, Any] | None = None,
 ) -> None:
-    from kachery_cloud.audiences import audience_here, audience_in, audience_now, news, uri_groups, words_here
+    from kachery_cloud.audiences import (
+        audience_here,
+        audience_in,
+        audience_now,
+        encrypted_news,
+        news,
+        uri_groups,
+        words_here,
+    )
     from kachery_cloud.local import repository
     from kachery_cloud.node.connection import tell_running_node
     from kachery_cloud.pinning import make_plan, place_of, record_stored, wake_node
@@ -225,6 +233,8 @@ def _store(
                 click.echo(text)
                 sys.stdout.flush()  # the next one may take long
             if not as_json and (told := news(config, stored.cid, audience)) and told != said:
+                click.echo(told, err=True)
+            if not as_json and (told := encrypted_news(config, stored.cid, recipients)):
                 click.echo(told, err=True)
     except KeyboardInterrupt:
         if not as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from kachery_p2p.access.audience import NOBODY, Audience
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import Profile
+from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.access import Claim, RootAccess
 from kachery_p2p.repo.catalog import checked_block
 from kachery_p2p.repo.checking import Checker
@@ -18,6 +20,7 @@ from kachery_p2p.repo.inventory import Inventory
 from kachery_p2p.repo.kept_rows import LINKED, PINNED, STORED, Label, label_for
 from kachery_p2p.repo.layered import Layered
 from kachery_p2p.repo.layout import Layout
+from kachery_p2p.repo.limits import SMALL_FILE
 from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.partials import Partials
 from kachery_p2p.repo.placing import Placer
@@ -244,6 +247,17 @@ class Stores(Layered):
     def hash_file(self, path: Path | str, *, profile: str | Profile | None = None) -> CID:
         """The CID that a file would have, without storing it; not read where it has not changed. Raises as that."""
         return Storer(self._placer).hash_file(Path(path), profile)
+
+    def known_file(self, path: Path | str, *, profile: str | Profile | None = None) -> CID | None:
+        """The CID of a file, if that file is here; None else. Read only where one of its size is. Raises as that."""
+        with explained("reading", path):
+            size = os.stat(path).st_size
+        if size > SMALL_FILE:
+            alike = "SELECT 1 FROM files WHERE size = ? LIMIT 1"
+            if self._placer.catalog.one(alike, (size,)) is None:
+                return None
+        cid = self.hash_file(path, profile=profile)
+        return cid if self.file_size(cid) is not None else None
 
     def keep_directory(self, root: CID, tree: StoredTree | None = None, claim: Claim | None = None) -> None:
         """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored.

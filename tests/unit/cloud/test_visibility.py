@@ -130,6 +130,10 @@ def test_storing_again_adds(hippocampus: str) -> None:
             "hipocampus",
             ["no group 'hipocampus' here", "Did you mean hippocampus?", "There are: hippocampus."],
         ),
+        (
+            "hippocampus,private",
+            ["Say them one by one: --to hippocampus --to private (to=['hippocampus', 'private'])."],
+        ),
         (["public", "hippocampus"], ["everybody", "nothing can stand beside it"]),
         (["public", "private"], ["nothing can stand beside it"]),
         ([], ["names nobody"]),
