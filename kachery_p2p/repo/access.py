@@ -341,9 +341,14 @@ class RootAccess:
             if said is None and not self._as_part(cid).everyone:
                 return
         wanted = PUBLIC if said is None else said
-        self.widening.ask(cid, said, lambda: self._narrower(cid, wanted, rows))
+        self.widening.ask(cid, said, lambda: self.narrower(cid, wanted, rows))
 
-    def _narrower(self, cid: CID, audience: Audience, rows: Sequence[int]) -> dict[bytes, Audience]:
+    def in_others(self, cid: CID, audience: Audience) -> dict[bytes, Audience]:
+        """The blocks of a root that other restricted roots have which not all of an audience may see, and who may."""
+        row = self._catalog.one("SELECT id FROM access WHERE key = ?", (bytes(cid.to_v1()),))
+        return self.narrower(cid, audience, () if row is None else (row[0],))
+
+    def narrower(self, cid: CID, audience: Audience, rows: Sequence[int]) -> dict[bytes, Audience]:
         """The blocks of a root that restricted roots have which not all of an audience may see, and who may.
 
         What was interrupted, and what some rows claim, says nothing.

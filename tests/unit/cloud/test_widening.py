@@ -214,3 +214,21 @@ def test_a_car_file(
     as_reader("none")
     kcl.import_car(tmp_path / "a.car", to="public", local=True)
     assert "This was for members of hippocampus (1) alone; now everybody can load it." in capsys.readouterr().err
+
+
+def test_a_folder_that_is_made_public_later(
+    hippocampus: str, secret: str, folder: Path, capsys: pytest.CaptureFixture[str], as_reader: Callable[[str], None]
+) -> None:
+    """What is in it from elsewhere is held against that, too, and what becomes public by it is told."""
+    kcl.create_group("lab")
+    uri = kcl.store_dir(folder, to="lab", local=True)
+    as_reader(hippocampus)
+    with pytest.raises(NoPermission, match=r"^'raw/grp.dat' in it is from 'hippocampus', .* is a reader"):
+        kcl.set_visibility(uri, "public")
+    assert not seen_by(secret).everyone
+    as_reader("none")
+    capsys.readouterr()
+    kcl.set_visibility(uri, "public")
+    told = capsys.readouterr().err
+    assert told.startswith("'raw/grp.dat' in it was for members of hippocampus (1) alone; now everybody can load it.")
+    assert seen_by(secret) == PUBLIC
