@@ -431,6 +431,8 @@ def test_who_can_load_what(lab: AccessLab) -> None:
     table.add("DHT, without bob", by_the_dht(lab, may), may)
     table.add("Relay of an outsider, without bob", by_the_relay(lab, may), may)
     lab.set_up()  # a gateway that fetches asks its neighbours for what a stranger opens there, and one of them records
+    for name in ("bob", "stranger"):  # whose gateways ask whom they are connected to
+        lab.load(name, {"public": after["public"]}, providers=(lab.addr("ann"),))
     table.add("HTTP gateways, without bob", *gateways(lab, may))
     table.add("CAR files, without bob", car_files(lab), readers(may))
     table.add("Pinning service, without bob", by_a_pinning_service(lab), readers(may))
