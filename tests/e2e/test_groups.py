@@ -102,7 +102,7 @@ def test_what_the_commands_say(workstation: Callable[..., Workstation]) -> None:
         assert (done.returncode, says in " ".join(done.stderr.split())) == (code, True), done.stderr
     members = here.run("kachery-cloud", "group", "members", ident).stdout
     assert members.splitlines()[1].startswith("owner  12D3KooW")
-    assert members.endswith("(this machine)\n")
+    assert members.endswith("  this machine\n")
     invited = here.run("kachery-cloud", "group", "invite", ident, "--expires", "30m")
     assert invited.stdout.startswith("kachery-group:")
     assert "kachery-cloud-node" in invited.stderr
