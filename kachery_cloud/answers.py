@@ -30,13 +30,13 @@ class SharedDirectory:
 
 @dataclass(frozen=True)
 class GroupFacts:
-    """A group that this machine is in.
+    """A group that this machine is in, or was removed from.
 
     Attributes:
         group: its ID.
         name: what it is called.
-        role: of this machine: "owner", "writer" or "reader".
-        members: how many machines are in it, this one among them.
+        role: of this machine: "owner", "writer" or "reader"; "removed" where an owner has removed it.
+        members: how many machines are in it, this one among them; 0 where it was removed.
         roots: how many files and folders here are for them.
     """
 
@@ -52,7 +52,7 @@ class Visible:
     """What here is not for everybody.
 
     Attributes:
-        groups: that this machine is in.
+        groups: that this machine is in, or was removed from.
         restricted: how many files and folders are for groups, or private.
         own_peers: the user's other machines.
     """

@@ -6,8 +6,8 @@ catalog and URIs have is its ID, which nobody else can take.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,6 +20,7 @@ from kachery_p2p.access.audience import GROUP_ID, OWN, PRIVATE, PUBLIC, Audience
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
+    from kachery_cloud.encryption.recipients import Recipients
     from kachery_cloud.lab_places import Place
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
 #: For whom something is: the name or ID of a group, "private", "public", or several of these.
 To: TypeAlias = str | Sequence[str]
 
+#: The role of a machine in a group that it was removed from.
+REMOVED = "removed"
 #: Names of groups that an error lists.
 _MOST_NAMED = 10
 #: Groups as they were shown last, by ID.
 _groups: dict[str, tuple[HeldGroup, GroupHere]] = {}
 #: What was said already in this process: of which data directory, and for whom.
-_said: set[tuple[Path, Audience]] = set()
+_said: set[tuple[Path, Audience | str]] = set()
 
 
 @dataclass(frozen=True)
@@ -48,29 +51,43 @@ class MemberHere:
 
 @dataclass(frozen=True)
 class GroupHere:
-    """A group that this machine is in.
+    """A group that this machine is in, or was removed from.
 
     Attributes:
         id: of it.
         name: what it is called here.
-        role: of this machine: "owner", "writer" or "reader".
-        members: all of them, this machine among them.
+        role: of this machine: "owner", "writer" or "reader"; "removed" where an owner has removed it.
+        members: all of them, this machine among them; none where it was removed.
+        former: what those are called who were removed, by their peer IDs; nothing where they had no name.
     """
 
     id: str
     name: str
     role: str
     members: tuple[MemberHere, ...]
+    former: Mapping[str, str] = field(default_factory=dict)
 
 
 def groups_here(config: Config) -> tuple[GroupHere, ...]:
     """The groups that this machine is in, by name."""
+    return tuple(each for each in groups_known(config) if each.role != REMOVED)
+
+
+def groups_known(config: Config) -> tuple[GroupHere, ...]:
+    """The same, and those that it was removed from: what was stored for them is still here, under their names."""
     if not (config.directory / "groups").is_dir():
         return ()
     from kachery_p2p.membership import groups_of_directory
 
-    held = groups_of_directory(config.directory).held()
-    return tuple(_group_here(each) for each in held if not each.removed)
+    return tuple(_group_here(each) for each in groups_of_directory(config.directory).held())
+
+
+def removed_from(name: str) -> str:
+    """What is said where an owner has removed this machine from a group."""
+    return (
+        f"An owner has removed this machine from {name}: it is given nothing from there any more, and gives nothing to "
+        f"its members. What is here stays. To forget the group: kachery-cloud-group leave {name}"
+    )
 
 
 def _group_here(held: HeldGroup) -> GroupHere:
@@ -78,9 +95,14 @@ def _group_here(held: HeldGroup) -> GroupHere:
     known = _groups.get(held.group)
     if known is None or known[0] is not held:
         view = held.state.view
-        members = sorted(view.members.values(), key=lambda each: each.peer)
-        shown = tuple(MemberHere(each.peer, each.label, each.role.word) for each in members)
-        known = _groups[held.group] = held, GroupHere(held.group, held.name, view.role_of(held.me).word, shown)
+        if held.removed:
+            made = GroupHere(held.group, held.name, REMOVED, ())
+        else:
+            members = sorted(view.members.values(), key=lambda each: each.peer)
+            shown = tuple(MemberHere(each.peer, each.label, each.role.word) for each in members)
+            former = {peer: view.former.get(peer, "") for peer in view.floors.keys() - view.members.keys()}
+            made = GroupHere(held.group, held.name, view.role_of(held.me).word, shown, former)
+        known = _groups[held.group] = held, made
     return known[1]
 
 
@@ -158,7 +180,7 @@ def chosen(config: Config, to: To) -> Audience:
         elif GROUP_ID.fullmatch(word):
             found |= group_audience([word])
         else:
-            found |= group_audience([_named(config, word, "to", InvalidArgument).id])
+            found |= group_audience([_named(config, word, "to", InvalidArgument, groups_known(config)).id])
     return found
 
 
@@ -213,15 +235,26 @@ def _group(config: Config, word: str, origin: str, error: type[KacheryError]) ->
     return found
 
 
-def _named(config: Config, word: str, origin: str, error: type[KacheryError]) -> GroupHere:
-    """The group that is meant.
+def _named(
+    config: Config,
+    word: str,
+    origin: str,
+    error: type[KacheryError],
+    among: Sequence[GroupHere] | None = None,
+) -> GroupHere:
+    """The group that is meant; one of those that this machine is in, unless others are given.
 
     Raises:
         GroupNotFound, GroupError, ConfigError: there is none, or there are several.
     """
-    here = groups_here(config)
+    here = groups_here(config) if among is None else among
     found = [group for group in here if group.id == word] or [group for group in here if group.name == word]
+    found = [group for group in found if group.role != REMOVED] or found
     if not found:
+        gone = next((group for group in groups_known(config) if word in (group.id, group.name)), None)
+        if gone is not None:
+            where = "" if origin == "to" else f" ({origin})"
+            raise (GroupNotFound if error is InvalidArgument else error)(removed_from(gone.name) + where)
         raise (GroupNotFound if error is InvalidArgument else error)(_no_group(word, origin, here))
     if len(found) > 1:
         ids = " or ".join(group.id for group in found)
@@ -233,6 +266,10 @@ def _named(config: Config, word: str, origin: str, error: type[KacheryError]) ->
 
 def _no_group(word: str, origin: str, here: Sequence[GroupHere]) -> str:
     names = [group.name for group in here]
+    parts = [part.strip() for part in word.split(",")]
+    if len(parts) > 1 and not {*names, "private", "public"}.isdisjoint(parts):
+        options = " ".join(f"--to {part}" for part in parts if part)
+        return f"There is no group {shown(word)} here. Say them one by one: {options} (to={[*filter(None, parts)]!r})."
     where = "" if origin == "to" else f" ({origin})"
     if not names:
         return (
@@ -262,8 +299,8 @@ def uri_groups(audience: Audience) -> tuple[str, ...]:
 
 
 def words_here(config: Config, audience: Audience) -> tuple[str, ...]:
-    """As `words_of`, with the groups of this machine."""
-    return words_of(audience, () if audience.everyone else groups_here(config))
+    """As `words_of`, with the groups of this machine, and those that it was removed from."""
+    return words_of(audience, () if audience.everyone else groups_known(config))
 
 
 def words_of(audience: Audience, groups: Iterable[GroupHere]) -> tuple[str, ...]:
@@ -271,8 +308,11 @@ def words_of(audience: Audience, groups: Iterable[GroupHere]) -> tuple[str, ...]
     if audience.everyone:
         return ("public",)
     names: dict[str, list[str]] = {}
-    for group in groups:
-        names.setdefault(group.name, []).append(group.id)
+    given = list(groups)
+    mine = {group.name for group in given if group.role != REMOVED}
+    for group in given:
+        if group.role != REMOVED or group.name not in mine:
+            names.setdefault(group.name, []).append(group.id)
     by_id = {ids[0]: name for name, ids in names.items() if len(ids) == 1}
     words = sorted(by_id.get(group, group) for group in audience.groups if group != OWN)
     return tuple([*words, "private"] if OWN in audience.groups else words)
@@ -282,14 +322,18 @@ def whom(config: Config, audience: Audience, groups: Collection[GroupHere] | Non
     """An audience in a sentence: "everybody", "members of hippocampus (4)", "your own machines", "nobody else"."""
     if audience.everyone:
         return "everybody"
-    here = {group.id: group for group in (groups_here(config) if groups is None else groups)}
-    named = [
-        f"{here[each].name} ({len(here[each].members):,})" if each in here else each for each in audience.groups - {OWN}
-    ]
+    here = {group.id: group for group in (groups_known(config) if groups is None else groups)}
+    named = [_with_members(here[each]) if each in here else each for each in audience.groups - {OWN}]
     parts = [f"members of {_joined(sorted(named))}"] if named else []
     if OWN in audience.groups:
         parts.append("your own machines")
     return " and ".join(parts) or "nobody else"
+
+
+def _with_members(group: GroupHere) -> str:
+    if group.role == REMOVED:
+        return f"{group.name} (from which this machine was removed)"
+    return f"{group.name} ({len(group.members):,})"
 
 
 def sentence(config: Config, audience: Audience) -> str:
@@ -333,6 +377,11 @@ def audience_here(repo: Repo, cid: CID) -> Audience:
     return repo.access.audiences([cid.multihash]).get(cid.multihash, PUBLIC) if own.everyone else own
 
 
+def audience_now(repo: Repo, cid: CID, own: Audience) -> Audience:
+    """Who can load something: those for whom it is by itself, and those for whom something else is that has it."""
+    return own if own.everyone else own | repo.access.audiences([cid.multihash]).get(cid.multihash, PUBLIC)
+
+
 def news(config: Config, cid: CID, wanted: Audience | None) -> str:
     """What is to be known of something that was stored for somebody; empty where that was said in this process.
 
@@ -341,18 +390,45 @@ def news(config: Config, cid: CID, wanted: Audience | None) -> str:
         cid: of it.
         wanted: for whom it was meant to be; None where nobody said that.
     """
-    repo = repository(config)
-    own = audience_here(repo, cid)
-    if wanted is not None and not wanted.everyone:
-        wider = wider_already(config, cid, own)
-        if wider:
-            return wider
-    return sentence_once(config, own)
+    own = audience_here(repository(config), cid)
+    if own.everyone and wanted is not None and not wanted.everyone:
+        return wider_already(config, cid, own)
+    return who_can(config, cid, own)
 
 
-def sentence_once(config: Config, audience: Audience) -> str:
-    """Who can load what is for some; empty where it is for everybody, or that was said in this process."""
-    if audience.everyone or (config.directory, audience) in _said:
+def encrypted_news(config: Config, cid: CID, recipients: Recipients | None) -> str:
+    """What is to be known of something that was stored encrypted.
+
+    Empty where not everybody may load it, or where that was said in this process.
+    """
+    if recipients is None or not audience_here(repository(config), cid).everyone:
+        return ""
+    from kachery_cloud.encryption.recipients import who_can_read
+
+    text = who_can_read(config, recipients)
+    if (config.directory, text) in _said:
+        return ""
+    _said.add((config.directory, text))
+    return text
+
+
+def who_can(config: Config, cid: CID, own: Audience) -> str:
+    """Who can load something that is for some by itself: for whom it is, or why others can, too.
+
+    Args:
+        config: the settings.
+        cid: of it.
+        own: for whom it is by itself.
+
+    Returns:
+        Nothing where it is for everybody, or where it is for those alone and that was said in this process.
+    """
+    return "" if own.everyone else wider_already(config, cid, own) or _sentence_once(config, own)
+
+
+def _sentence_once(config: Config, audience: Audience) -> str:
+    """Who can load what is for some; empty where that was said in this process."""
+    if (config.directory, audience) in _said:
         return ""
     _said.add((config.directory, audience))
     return sentence(config, audience)
@@ -382,6 +458,17 @@ def wider_already(config: Config, cid: CID, own: Audience) -> str:
             return f"{this} is public already: {named_root(repo, root)} has it."
         return f"{this} is for {whom(config, audience)} as well: {named_root(repo, root)} has it."
     return f"{this} is public already: it is here from something that was public."
+
+
+def who_can_now(config: Config, own: Audience, wider: str) -> str:
+    """Who can load something: what comes first is what holds, whoever it was stored for.
+
+    Args:
+        config: the settings.
+        own: for whom it is by itself.
+        wider: what `wider_already` says.
+    """
+    return f"{wider} By itself it is for {whom(config, own)} alone." if wider else sentence(config, own)
 
 
 def named_root(repo: Repo, cid: CID) -> str:

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from kachery_cloud.answers import GroupFacts, Visible
 from kachery_cloud.audiences import (
+    REMOVED,
     GroupHere,
     audience_for,
-    groups_here,
+    groups_known,
     other_machines,
-    sentence,
     uri_groups,
-    whom,
+    who_can_now,
     words_of,
 )
+from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import InvalidArgument, KacheryError
-from kachery_cloud.inventory import item_of
+from kachery_cloud.inventory import Visibilities, item_of
 from kachery_cloud.local import listed_label, repository
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.uri import format_uri, parse_listed
+from kachery_cloud.uri import AGE, format_uri, parse_listed
 from kachery_cloud.visibility import shown_now
 from kachery_p2p.access.audience import OWN, PUBLIC, group_audience
 from kachery_p2p.text import shown
@@ -61,8 +62,8 @@ class Reason:
 
     Attributes:
         to: the group's name, "private" or "public".
-        group: its ID; None for the two words, and for a group that this machine is not in any more.
-        members: who that is; none for "public".
+        group: its ID; None for the two words.
+        members: who that is; none for "public", and for a group that this machine is not in any more.
     """
 
     to: str
@@ -91,7 +92,8 @@ class LoadedBy:
 
     Attributes:
         peer: the ID of the machine.
-        name: what a group calls it; empty where none does.
+        name: what a group calls it, or did when it was in it; empty where none does.
+        removed: whether it was removed from a group that this machine is in, and is in none of them now.
         uri: of what it loaded; None where that is not here any more, or blocks are in several things.
         label: what that is called here.
         bytes: how many, of blocks.
@@ -101,6 +103,7 @@ class LoadedBy:
 
     peer: str
     name: str
+    removed: bool
     uri: str | None
     label: str | None
     bytes: int
@@ -119,6 +122,7 @@ class Access:
         reasons: for each of these, who that is.
         wider: what else on this machine has blocks of it and is for others as well: they may load these blocks, too.
         loads: who loaded of it, the last first; of what is public, nothing is written down.
+        logged: whether that is written down (the setting `access_log`).
     """
 
     uri: str
@@ -127,6 +131,7 @@ class Access:
     reasons: tuple[Reason, ...]
     wider: tuple[WiderRoot, ...]
     loads: Loads
+    logged: bool
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,9 @@ class Given:
     Attributes:
         to: to whom: a group's name, "private" or "public".
         group: its ID; None for the two words.
-        role: of this machine in the group; None where it is not in it any more.
-        members: how many machines that is, this one among them; None for "public".
+        role: of this machine in the group: "owner", "writer", "reader"; "removed" where an owner has removed it; None
+            where it has left, and for the two words.
+        members: how many machines that is, this one among them; None for "public", and where it is in it no more.
         roots: how many files and folders are for them, by themselves.
         bytes: of these that are here. What is in two of them counts twice.
     """
@@ -151,17 +157,38 @@ class Given:
 
 
 @dataclass(frozen=True)
+class AlsoGiven:
+    """Something that is for some, and that others may load as well, because something else here has it.
+
+    Attributes:
+        uri: of it.
+        label: what it is called.
+        visibility: for whom it is by itself.
+        also: who else may load it, or a part of it; `access` says in what that is.
+    """
+
+    uri: str
+    label: str | None
+    visibility: tuple[str, ...]
+    also: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Audit:
     """What this machine gives to whom.
 
     Attributes:
-        given: for everybody, for the user's own machines, and for each group.
+        given: for everybody, for the user's own machines, and for each group: what is for them by itself.
+        also: what of that others may load, too.
         loads: who loaded what of what is not for everybody, the last first.
+        logged: whether that is written down (the setting `access_log`).
         days: how far back these go.
     """
 
     given: tuple[Given, ...]
+    also: tuple[AlsoGiven, ...]
     loads: Loads
+    logged: bool
     days: float
 
 
@@ -181,12 +208,18 @@ def access(uri: str) -> Access:
     config = load_config()
     now = shown_now(config, parse_listed(uri))
     repo = repository(config)
-    groups = groups_here(config)
+    groups = groups_known(config)
     own = now.audience
     givers = [] if own.everyone else repo.access.why(now.cid)
+    encrypted = EncryptedRoots(repo)
     wider = tuple(
         WiderRoot(
-            format_uri(str(root), label=(label := listed_label(repo, root) or None), groups=uri_groups(audience)),
+            format_uri(
+                str(root),
+                label=(label := listed_label(repo, root) or None),
+                groups=uri_groups(audience),
+                encryption=AGE if encrypted.has(root) else None,
+            ),
             label,
             words_of(audience, groups),
         )
@@ -196,10 +229,11 @@ def access(uri: str) -> Access:
     return Access(
         now.uri,
         words_of(own, groups),
-        _in_words(config, own, now.wider),
+        who_can_now(config, own, now.wider),
         _reasons(config, own, groups),
         wider,
         () if own.everyone else _loads(config, groups, 0.0, [now.cid] if now.listed else [cid for cid, _ in givers]),
+        config.access_log,
     )
 
 
@@ -220,7 +254,7 @@ def audit(*, since: float = 30.0) -> Audit:
         raise InvalidArgument(f"since is {shown(since)}; it must be a number of days, up to {_MOST_DAYS:,.0f}.")
     config = load_config()
     repo = repository(config)
-    groups = groups_here(config)
+    groups = groups_known(config)
     counts = _counts(repo)
     by_id = {group.id: group for group in groups}
     given = [Given("public", None, None, None, *counts.pop("public", (0, 0)))]
@@ -232,10 +266,12 @@ def audit(*, since: float = 30.0) -> Audit:
     for group in {**by_id, **dict.fromkeys(counts)}:
         known = by_id.get(group)
         (word,) = words_of(group_audience([group]), groups)
-        role, members = (None, None) if known is None else (known.role, len(known.members))
+        role = None if known is None else known.role
+        members = None if known is None or role == REMOVED else len(known.members)
         rows.append(Given(word, group, role, members, *counts.get(group, (0, 0))))
     given += sorted(rows, key=lambda row: (row.to.casefold(), row.group or ""))
-    return Audit(tuple(given), _loads(config, groups, time.time() - since * _DAY, None), float(since))
+    loads = _loads(config, groups, time.time() - since * _DAY, None)
+    return Audit(tuple(given), _also_given(config, repo), loads, config.access_log, float(since))
 
 
 def visible_now(config: Config) -> tuple[Visible | None, tuple[str, ...]]:
@@ -251,7 +287,7 @@ def visible_now(config: Config) -> tuple[Visible | None, tuple[str, ...]]:
     except KacheryError as error:
         problems.append(str(error))
     try:
-        groups = groups_here(config)
+        groups = groups_known(config)
         if (config.directory / CATALOG_NAME).exists() and (repo := repository(config)).access.any_restricted():
             counts, restricted = _counts(repo), len(repo.access.roots())
     except KacheryError as error:  # the rest is to be said all the same
@@ -268,6 +304,15 @@ def visible_now(config: Config) -> tuple[Visible | None, tuple[str, ...]]:
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
+def _also_given(config: Config, repo: Repo) -> tuple[AlsoGiven, ...]:
+    """What is for some, and is in something that others may load."""
+    known = Visibilities(config, repo.access)
+    if not known.any_also:
+        return ()
+    items = (item_of(root, {}, known=known) for root in repo.inventory.roots() if known.also(root))
+    return tuple(AlsoGiven(item.uri, item.label, item.visibility, item.also) for item in items)
+
+
 def _counts(repo: Repo) -> dict[str, tuple[int, int]]:
     """How many roots are for whom, and how many bytes of them are here; by the IDs of groups, and "public"."""
     restricted = repo.access.roots() if repo.access.any_restricted() else ()
@@ -279,13 +324,6 @@ def _counts(repo: Repo) -> dict[str, tuple[int, int]]:
             roots, size = found.get(word, (0, 0))
             found[word] = roots + 1, size + root.here
     return found
-
-
-def _in_words(config: Config, own: Audience, wider: str) -> str:
-    """Who can load it: what comes first is what holds, whoever it was stored for."""
-    if not wider:
-        return sentence(config, own)
-    return f"{wider} By itself it is for {whom(config, own)} alone."
 
 
 def _reasons(config: Config, audience: Audience, groups: Sequence[GroupHere]) -> tuple[Reason, ...]:
@@ -315,12 +353,17 @@ def _loads(config: Config, groups: Sequence[GroupHere], since: float, roots: Ite
             sums[entry.peer, entry.root] = size + entry.bytes, min(first, entry.first), max(last, entry.last)
     if not sums:
         return ()
-    kept = {root.cid.multihash: item_of(root, {}) for root in repository(config).inventory.roots()}
+    repo = repository(config)
+    known = Visibilities(config, repo.access)
+    kept = {root.cid.multihash: item_of(root, {}, known=known) for root in repo.inventory.roots()}
     names = {member.peer: member.name for group in groups for member in group.members if member.name}
+    present = {member.peer for group in groups for member in group.members}
+    former = {peer: name for group in groups for peer, name in group.former.items() if peer not in present}
     found = [
         LoadedBy(
             peer,
-            names.get(peer, ""),
+            names.get(peer) or former.get(peer, ""),
+            peer in former,
             None if (item := kept.get(root)) is None else item.uri,
             None if item is None else item.label,
             size,

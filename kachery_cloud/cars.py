@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from kachery_cloud.arguments import binary_stream, check_flags, path_text, text_list
-from kachery_cloud.audiences import audience_for, stored_uri
+from kachery_cloud.audiences import audience_for, audience_here, stored_uri
 from kachery_cloud.car_parts import CarPart, car_part, in_the_way
 from kachery_cloud.encryption.leaving import to_export
 from kachery_cloud.encryption.records import EncryptedRoots
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kachery_cloud.audiences import To
     from kachery_cloud.encryption.recipients import Encrypt
     from kachery_cloud.progress import Update
+    from kachery_cloud.settings.config import Config
     from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.load.cars import CarRead, CarWritten
@@ -187,7 +188,8 @@ def import_car(source: str | os.PathLike[str] | BinaryIO, *, to: To | None = Non
         InvalidName: a directory has a name that cannot stand in a folder.
         GroupNotFound: this machine is in no group of that name.
         RepoBusy: another process is loading the same file.
-        DiskFull, NoPermission: it cannot be stored.
+        DiskFull, NoPermission: it cannot be stored; or it is from a group in which this machine may only read, and
+            would be for others.
 
     Example:
         >>> kcl.import_car("/media/disk/session.car").uris
@@ -202,13 +204,13 @@ def import_car(source: str | os.PathLike[str] | BinaryIO, *, to: To | None = Non
     if audience is not None and audience.everyone and not repo.access.any_restricted():
         audience = None  # all is public as it is
     if hasattr(source, "read"):
-        found = _read(repo, source, "The CAR file", audience)  # type: ignore[arg-type]
+        found = _read(config, repo, source, "The CAR file", audience)  # type: ignore[arg-type]
     else:
         path = Path(path_text(source, "The CAR file"))  # type: ignore[arg-type]
         if os.path.isdir(path):
             raise NotAFile(f"{path} is a folder, not a CAR file.")
         with explained("reading", path), open(path, "rb", buffering=0) as file:
-            found = _read(repo, file, str(path), audience)  # type: ignore[arg-type]
+            found = _read(config, repo, file, str(path), audience)  # type: ignore[arg-type]
     if not local:
         from kachery_cloud.node.connection import announce_in_background
 
@@ -262,11 +264,18 @@ def _write(repo: Repo, roots: list[CID], file: BinaryIO | CarPart) -> CarWritten
         return write_dags(repo, roots, file.write, progress=update)
 
 
-def _read(repo: Repo, file: BinaryIO, name: str, audience: Audience | None) -> CarRead:
+def _read(config: Config, repo: Repo, file: BinaryIO, name: str, audience: Audience | None) -> CarRead:
     """Run the import, in a thread: whoever calls may be inside an event loop of its own."""
     import trio
 
+    from kachery_cloud.widening import check
     from kachery_p2p.load.cars import read_car
+
+    async def begun(roots: Sequence[CID]) -> None:
+        for root in roots if audience is not None else ():
+            own = audience_here(repo, root)
+            if audience is not None and not audience <= own:
+                check(config, repo, root, audience, lambda own=own, root=root: {root.multihash: own})
 
     started: concurrent.futures.Future[Callable[[], None]] = concurrent.futures.Future()
     result: concurrent.futures.Future[CarRead] = concurrent.futures.Future()
@@ -275,7 +284,7 @@ def _read(repo: Repo, file: BinaryIO, name: str, audience: Audience | None) -> C
         with trio.CancelScope() as scope:
             token = trio.lowlevel.current_trio_token()
             started.set_result(lambda: token.run_sync_soon(scope.cancel))
-            return await read_car(repo, file, name, progress=update, audience=audience)
+            return await read_car(repo, file, name, progress=update, audience=audience, begun=begun)
         return None
 
     def run(update: Update) -> None:

@@ -94,7 +94,7 @@ def group_members(group: str) -> list[GroupMember]:
 
     Raises:
         GroupNotFound: this machine is in no such group.
-        GroupError: several have that name.
+        GroupError: several have that name; or an owner has removed this machine from it, which is told nothing since.
 
     Example:
         >>> [(member.label, member.role) for member in kcl.group_members("hippocampus")]
@@ -102,7 +102,7 @@ def group_members(group: str) -> list[GroupMember]:
     """
     config = load_config()
     here = _groups(config)
-    held = here.find(_text(group, "group"))
+    held = _present(here, group)
     connected = _connected(config)
     me = here.keys.peer_id
     found = [
@@ -250,7 +250,7 @@ def remove_member(group: str, member: str) -> Group:
     """
     config = load_config()
     here = _own_groups(config)
-    held = here.find(_text(group, "group"))
+    held = _present(here, group)
     after = here.remove(held.group, member_of(held, member))
     _tell_node(config)
     return _group(after)
@@ -275,7 +275,7 @@ def set_member_role(group: str, member: str, role: str) -> Group:
     wanted = _role(role)
     config = load_config()
     here = _own_groups(config)
-    held = here.find(_text(group, "group"))
+    held = _present(here, group)
     after = here.set_role(held.group, member_of(held, member), wanted)
     _tell_node(config)
     return _group(after)
@@ -300,7 +300,7 @@ def make_invitation(config: Config, group: str, role: str, expires: float | None
             f"({MAX_INVITATION_SECONDS:.0f})."
         )
     here = _own_groups(config)
-    held = here.find(_text(group, "group"))
+    held = _present(here, group)
     check_owner(held.state, here.keys)
     found = settled_node(config)
     made = here.invite(held.group, wanted, reachable_now(found).addresses, float(seconds))
@@ -338,6 +338,21 @@ def member_of(held: HeldGroup, member: str) -> str:
 def _group(held: HeldGroup) -> Group:
     role = "removed" if held.removed else held.state.view.role_of(held.me).word
     return Group(held.group, held.name, role, len(held.state.view.members))
+
+
+def _present(here: Groups, group: str) -> HeldGroup:
+    """The group that is meant, if this machine is in it.
+
+    Raises:
+        GroupNotFound: it was never in such a group.
+        GroupError: there are several of that name; or an owner has removed this machine from it.
+    """
+    from kachery_cloud.audiences import removed_from
+
+    held = here.find(_text(group, "group"))
+    if held.removed:
+        raise GroupError(removed_from(held.name))
+    return held
 
 
 def _groups(config: Config) -> Groups:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kachery_cloud.arguments import check_flags
-from kachery_cloud.audiences import chosen, groups_here, uri_groups, words_of
+from kachery_cloud.audiences import chosen, groups_known, uri_groups, words_of
 from kachery_cloud.encryption.plain import PlainCopies
 from kachery_cloud.encryption.records import encrypted_in
 from kachery_cloud.errors import InvalidArgument
@@ -69,6 +69,8 @@ class Item:
             empty where it is for nobody else, because nothing is known any more of for whom it was.
         groups: the IDs of these groups.
         encryption: "age" where it was stored encrypted; `size` is that of the cipher text then.
+        also: who else may load it, or a part of it, because it is in something else here, as `visibility`; `access`
+            says in what.
     """
 
     uri: str
@@ -89,6 +91,7 @@ class Item:
     visibility: tuple[str, ...] = ("public",)
     groups: tuple[str, ...] = ()
     encryption: str | None = None
+    also: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         return html_of([self], _COLUMNS)
@@ -116,13 +119,15 @@ def _pins(item: Item) -> str:
     return ", ".join(f"{each.service} ({each.state})" for each in item.pinned)
 
 
-def _visibility(item: Item) -> str:
-    return ", ".join(item.visibility) or "nobody else"
+def for_whom(visibility: Sequence[str], also: Sequence[str]) -> str:
+    """For whom something is, in a column: "hippocampus, private"; "hippocampus, also public"."""
+    words = ", ".join(visibility) or "nobody else"
+    return f"{words}, also {', '.join(also)}" if also else words
 
 
 #: What a list shows where there is none.
 _NO_LABEL = "(no label)"
-_VISIBILITY: Column[Item] = Column("for", _visibility)
+_VISIBILITY: Column[Item] = Column("for", lambda item: for_whom(item.visibility, item.also))
 _COLUMNS: tuple[Column[Item], ...] = (
     Column("label", lambda item: (item.label or _NO_LABEL) + ("/" if item.directory else "")),
     Column("size", lambda item: size_text(item.size), right=True),
@@ -274,11 +279,27 @@ def du() -> UsageTable:
 class Visibilities:
     """For whom the roots of a repo are, and which are encrypted, looked up once for all."""
 
-    def __init__(self, config: Config, access: RootAccess, directory: Path | None = None) -> None:
+    def __init__(
+        self, config: Config, access: RootAccess, directory: Path | None = None, cid: CID | None = None
+    ) -> None:
+        """Args: `cid` is the only root that is asked about; None for all."""
         restricted = access.roots() if access.any_restricted() else ()
         self._audiences = {bytes(cid.to_v1()): audience for cid, audience in restricted}
-        self._groups = groups_here(config) if self._audiences else ()
+        self._groups = groups_known(config) if self._audiences else ()
+        self._others = access.others(cid) if self._audiences else {}
         self._encrypted = encrypted_in(directory or config.directory)
+
+    @property
+    def any_also(self) -> bool:
+        """Whether there is any root that others may load as well."""
+        return bool(self._others)
+
+    def also(self, root: KeptRoot) -> tuple[str, ...]:
+        """Words for those who may load it, or a part of it, because it is in something else."""
+        others = self._others.get(root.key)
+        if others is None or others.everyone:
+            return () if others is None else words_of(others, ())
+        return words_of(replace(others, groups=others.groups - self._audiences[root.key].groups), self._groups)
 
     def of(self, root: KeptRoot) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
         """The words for it, the IDs of its groups, and how it is encrypted."""
@@ -328,6 +349,7 @@ def item_of(
         visibility=visibility,
         groups=groups,
         encryption=encryption,
+        also=() if known is None else known.also(root),
     )
 
 
@@ -361,7 +383,7 @@ def pins_by_cid(config: Config) -> dict[bytes, builtins.list[PinnedAt]]:
 
 
 #: What is said of something that is listed, beside what it is.
-_ABOUT = ("labels", "here", "complete", "problem", "added", "used", "pinned", "visibility")
+_ABOUT = ("labels", "here", "complete", "problem", "added", "used", "pinned", "visibility", "also")
 
 
 def about(config: Config, cid: CID) -> dict[str, Any]:
@@ -376,7 +398,7 @@ def about(config: Config, cid: CID) -> dict[str, Any]:
             break
     if root is None:
         return {}
-    known = Visibilities(config, repo.access) if shared is None else None
+    known = Visibilities(config, repo.access, cid=root.cid) if shared is None else None
     item = item_of(root, pins_by_cid(config), shared, known).as_json()
     return {
         "kept": item["kind"],

@@ -416,11 +416,11 @@ def load_file_info(
         "shared" (the data directory of others that it is in; None where it is in your own, or not here) and "sources":
         where that was learnt now, as bytes by peer ID or ``gateway:<host>``; nowhere if it was known here. Of what
         `list` shows, also "kept" ("stored", "linked", "loaded", "pinned" or "partial"), "labels", "here", "complete",
-        "problem", "added", "used" and "pinned", as there. Of a file that was not named by its CID but by its path, none
-        of these, and None as "cid". The size of a directory, that of all files in it, is None where not all that tells
-        it is here; "dag_size" is then what its first block states of all blocks in and below it, a little more; None
-        for a file. Where the last name of the path is a symbolic link, which is followed, "destination" is what it
-        points to.
+        "problem", "added", "used", "pinned", "visibility" and "also", as there. Of a file that was not named by its CID
+        but by its path, none of these, and None as "cid". The size of a directory, that of all files in it, is None
+        where not all that tells it is here; "dag_size" is then what its first block states of all blocks in and below
+        it, a little more; None for a file. Where the last name of the path is a symbolic link, which is followed,
+        "destination" is what it points to.
 
     Example:
         >>> kcl.load_file_info(uri)["size"]

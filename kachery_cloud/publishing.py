@@ -7,7 +7,7 @@ and then: it signs and sends the record again by itself. `ipns://<name>` is load
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kachery_cloud.errors import ContentNotFound, InvalidArgument, InvalidURI, NoPermission
@@ -177,7 +177,7 @@ def _check_public(config: Config, target: ContentURI) -> None:
     Raises:
         NoPermission: it is for some alone.
     """
-    from kachery_cloud.audiences import audience_here, whom
+    from kachery_cloud.audiences import audience_here, uri_groups, whom
     from kachery_cloud.local import repository
     from kachery_p2p.access.audience import group_audience
 
@@ -185,8 +185,9 @@ def _check_public(config: Config, target: ContentURI) -> None:
     if audience.everyone and target.groups:
         audience = group_audience(target.groups)
     if not audience.everyone:
+        given = replace(target, label=None, providers=(), groups=uri_groups(audience)).pasteable
         raise NoPermission(
-            f"{target.locator} is for {whom(config, audience)} alone, and a name tells everybody its CID, by the DHT. "
+            f"{given} is for {whom(config, audience)} alone, and a name tells everybody its CID, by the DHT. "
             "Give its URI away instead, or let everybody have it: kachery-cloud visibility URI --to public"
         )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from kachery_cloud.pinning import Plan
     from kachery_cloud.settings.config import Config
     from kachery_p2p.access.audience import Audience
+    from kachery_p2p.dag.cid import CID
     from kachery_p2p.dag.profiles import Profile
+    from kachery_p2p.repo.repo import Repo
     from kachery_p2p.repo.scanning import FolderOptions
     from kachery_p2p.repo.small import Stored
     from kachery_p2p.wire import Buffer
@@ -48,6 +51,7 @@ def put_file(
 ) -> Stored:
     """Store or link one file in the repo, with a bar where it takes long."""
     path = checked_path(filename)
+    repo = _asking(config)
     if recipients is not None and linked:
         raise _refuse_linked()
     if os.path.isdir(path):
@@ -71,7 +75,6 @@ def put_file(
 
         _say(verbose, f"Encrypting {path}")
         return store_file_encrypted(config, path, recipients, profile, admit, label, audience)
-    repo = repository(config)
     doing = "Linking" if linked else "Storing"
     _say(verbose, f"{doing} {path}")
     with progress_bar(f"{doing} {path.name}") as update:
@@ -112,6 +115,7 @@ def put_directory(
     if recipients is not None and options.link:
         raise _refuse_linked()
     path = checked_path(filename)
+    repo = _asking(config)
     if not os.path.lexists(path):
         raise FileMissing(f"There is no folder {path}.")
     if not os.path.isdir(path):
@@ -130,7 +134,6 @@ def put_directory(
             from kachery_cloud.encryption.storing import store_directory_encrypted
 
             return store_directory_encrypted(config, path, options, recipients, profile, admit, update, label, audience)
-        repo = repository(config)
         return repo.store_directory(
             path, profile=profile, progress=watch, options=options, admit=admit, label=label, audience=audience
         )
@@ -153,6 +156,8 @@ def put_stream(
     """
     if recipients is not None:
         from kachery_cloud.encryption.storing import store_stream_encrypted
+
+        _asking(config)
 
         def admit(done: int) -> None:
             check_size(config, done, "The data")
@@ -183,7 +188,7 @@ def put_bytes(
     check_size(config, len(data), "The value")
     if recipients is not None:
         return put_written(config, lambda file: file.write(data), label, audience, recipients)
-    return repository(config).store_value(data, label=label, audience=audience)
+    return _asking(config).store_value(data, label=label, audience=audience)
 
 
 def put_written(
@@ -199,7 +204,7 @@ def put_written(
 
     Small content goes through memory, large content through a temporary file of the data directory.
     """
-    repo = repository(config)
+    repo = _asking(config)
     if recipients is not None:
         from kachery_cloud.encryption.storing import store_written_encrypted
 
@@ -207,6 +212,34 @@ def put_written(
     with Spool(config) as spool:
         write(cast(BinaryIO, spool))
         return spool.store(repo, profile, label, audience)
+
+
+class _Widening:
+    """See `kachery_p2p.repo.access_interface.Widening`. What answers is imported where something is for some."""
+
+    def __init__(self, config: Config, repo: Repo) -> None:
+        self._config = config
+        self._repo = weakref.ref(repo)
+
+    def stays(self) -> bool:
+        from kachery_cloud.widening import stays
+
+        return stays(self._config)
+
+    def ask(self, cid: CID, said: Audience | None, found: Callable[[], Mapping[bytes, Audience]]) -> None:
+        from kachery_cloud.widening import check
+
+        repo = self._repo()
+        if repo is not None:
+            check(self._config, repo, cid, said, found)
+
+
+def _asking(config: Config) -> Repo:
+    """The open repo, which asks before a store gives to more people what is here for some."""
+    repo = repository(config)
+    if repo.access.widening is None:
+        repo.access.widening = _Widening(config, repo)
+    return repo
 
 
 # --- parts -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -360,10 +361,12 @@ class Request:
         local: bool = False,
         sources: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
+        from kachery_cloud.audiences import audience_of_uri, uri_groups
         from kachery_cloud.inventory import about
 
+        groups = self.uri.groups or uri_groups(audience_of_uri(self.config, self.uri))
         return {
-            "uri": str(self.uri),
+            "uri": str(replace(self.uri, groups=groups)),
             "cid": str(cid),
             "kind": "directory" if directory else "file",
             "size": size,

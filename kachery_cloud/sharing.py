@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from kachery_cloud import uri_notes
 from kachery_cloud.arguments import check_flags, path_text
-from kachery_cloud.audiences import audience_here, sentence_once, uri_groups
+from kachery_cloud.audiences import audience_here, audience_now, uri_groups, who_can
 from kachery_cloud.errors import (
     ContentNotFound,
     FileExists,
@@ -128,7 +128,7 @@ class Share:
         title: for people.
         day: on which it was stored, or came here.
         reachable: who can load it now.
-        audience: for whom it is.
+        said: a sentence where it is not for everybody by itself; empty where that was said in this process.
     """
 
     uri: ContentURI
@@ -136,7 +136,7 @@ class Share:
     title: str
     reachable: Reachable
     day: datetime.date
-    audience: Audience = PUBLIC
+    said: str = ""
 
     @property
     def string(self) -> str:
@@ -180,8 +180,8 @@ def share(uri: str, *, label: str | None = None, encrypt: bool = False, with_key
     found = make_share(
         config, uri, label=label, running=lambda: settled_node(config), keyed=wants_key(uri, encrypt, with_key)
     )
-    if told := sentence_once(config, found.audience):
-        tell(told)
+    if found.said:
+        tell(found.said)
     if not found.reachable.from_outside:
         tell(found.reachable.sentence)
     return found.string
@@ -268,7 +268,7 @@ def make_share(
     if keyed:
         parsed, size = _keyed(config, parsed, cid, name, audience)
         audience = PUBLIC
-    reachable = reachable_now(running(), audience)
+    reachable = reachable_now(running(), audience_now(repo, cid, audience))
     shared = replace(
         parsed,
         label=parsed.label if keyed else name or None,
@@ -277,7 +277,7 @@ def make_share(
     )
     added = time.time() if root is None else root.added
     day = datetime.datetime.fromtimestamp(added).astimezone().date()
-    return Share(shared, size, shared.name or str(cid), reachable, day, audience)
+    return Share(shared, size, shared.name or str(cid), reachable, day, who_can(config, cid, audience))
 
 
 def _keyed(config: Config, uri: ContentURI, cid: CID, name: str, audience: Audience) -> tuple[ContentURI, int]:

@@ -9,13 +9,13 @@ and `timeout` mean the same everywhere: as for `store_file`.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, cast
 
 from kachery_cloud.arguments import check_flags, checked_bytes
-from kachery_cloud.audiences import audience_in, news, stored_uri
+from kachery_cloud.audiences import audience_in, encrypted_news, news, stored_uri
 from kachery_cloud.formats.values import check_array, json_bytes, text_bytes, write_npy
 from kachery_cloud.local import repository
 from kachery_cloud.pinning import make_plan, place_of, record_stored
@@ -112,7 +112,8 @@ def store_file(
         InvalidArgument: it is open for text, or not for reading.
         GroupNotFound: this machine is in no group of that name.
         NoPermission, DiskFull: it cannot be read, or the copy cannot be written; or this machine may only read in the
-            group that it is to be for.
+            group that it is to be for; or it would be given to more people than have it now, and that was not said
+            (`to="public"`), or is not this machine's to say.
         FileChanged: it changed while it was read.
         StoreTooLarge: the store would grow beyond the limit that you have set.
         PinTooLarge: it is more than may be sent to a service that was named.
@@ -388,6 +389,13 @@ class _Asked:
         """The same, and where it is to be pinned."""
         return {"plan": self.plan, **self.what}
 
+    def _news(self, stored: Stored) -> Iterator[str]:
+        """What is to be known of who can load it, and who can read it."""
+        if told := news(self.config, stored.cid, self.audience):
+            yield told
+        if told := encrypted_news(self.config, stored.cid, self.recipients):
+            yield told
+
     def finish(self, stored: Stored, name: str = "") -> str:
         """Write down what is to be pinned, have the node serve what was stored, and wait if that was asked for."""
         config, plan = self.config, self.plan
@@ -396,8 +404,9 @@ class _Asked:
             from kachery_cloud.node.connection import announce_in_background
 
             announce_in_background(config, stored.cid, pins_changed=bool(recorded))
-        if is_watched() and (told := news(config, stored.cid, self.audience)):
-            tell(told)
+        if is_watched():
+            for told in self._news(stored):
+                tell(told)
         if plan.wait:
             plan.wait_for(config, stored.cid)
         return stored_uri(repository(config), stored.cid, self.label, AGE if self.recipients else None)

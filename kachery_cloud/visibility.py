@@ -19,7 +19,8 @@ from kachery_cloud.inventory_removal import writable
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import ContentURI, format_uri, parse_listed, parse_uri
+from kachery_cloud.uri import ContentURI, parse_listed, parse_uri
+from kachery_cloud.widening import check
 from kachery_p2p.access.audience import Audience
 from kachery_p2p.text import shown
 
@@ -50,7 +51,8 @@ def set_visibility(uri: str, to: To) -> str:
     Raises:
         ContentNotFound: it is not here, or not all of it, or not listed by itself.
         GroupNotFound: there is no such group.
-        NoPermission: it is from a group of which this machine is a reader, and would be for others as well.
+        NoPermission: it, or a file in it, is from a group of which this machine is a reader, and would be for others
+            as well.
 
     Example:
         >>> kcl.set_visibility(uri, "private")
@@ -141,6 +143,8 @@ def change(config: Config, uri: ContentURI, to: To) -> Changed:
     after = audience_of_words(config, text_list(to, "to"))
     before = audience_here(repo, cid)
     check_widening(config, before, after)
+    if not after <= before and repo.access.any_restricted():
+        check(config, repo, cid, after, lambda: repo.access.in_others(cid, after))
     if before != after:
         repo.access.set_audience(cid, after)
     told = tell_access(config)
@@ -178,7 +182,7 @@ def listed_root(repo: Repo, uri: ContentURI) -> CID:
         if cid is not None and uri.path:
             raise ContentNotFound(
                 f"{uri.locator} is a part of a folder, and for whom that is. Say it of the whole folder: "
-                f"{format_uri(uri.cid)}"
+                f"{ContentURI(uri.cid, groups=uri_groups(audience_here(repo, uri.root))).pasteable}"
             )
         raise ContentNotFound(
             f"{uri.locator} is not on this machine, or not listed by itself. What is here: kachery-cloud list"

@@ -1,6 +1,7 @@
 """What it costs to know who may see what: `python -m scripts.access_cost [FOLDER]`.
 
-A catalog with 10 000 roots of 50 groups and 1 000 000 claims is asked; and a GiB is stored for everyone and for some.
+A catalog with 10 000 roots of 50 groups and 1 000 000 claims is asked, and the gate before it; and a GiB is stored for
+everyone and for some.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from contextlib import closing
 from pathlib import Path
 
 from kachery_p2p.access.audience import Audience, group_audience
+from kachery_p2p.access.gate import Gate, NoMembers
 from kachery_p2p.repo import Repo
 
 ROOTS, GROUPS, CLAIMS = 10_000, 50, 1_000_000
 BATCH = 512
+#: Blocks that the gate is asked about.
+ASKED = 6400
 MIB = 1 << 20
 
 
@@ -29,6 +33,9 @@ def groups() -> list[str]:
     """IDs of groups."""
     chance = random.Random(1)
     return [base64.b32encode(chance.randbytes(16)).decode().lower().rstrip("=") for _ in range(GROUPS)]
+
+
+_TWO = frozenset(groups()[:2])
 
 
 def multihash(number: int) -> bytes:
@@ -78,6 +85,24 @@ def ask(repo: Repo, name: str, batches: Sequence[Sequence[bytes]]) -> None:
     print(f"{name}: audiences of one block {timed(lambda: access.audiences(next(one)), len(batches)) * 1e6:.1f} us")
 
 
+def ask_gate(repo: Repo, name: str, blocks: Sequence[bytes]) -> None:
+    """Print what it costs to decide what a peer may see, who is in two groups: of blocks one by one, and together."""
+    gate = Gate(TwoGroups(), repo.access)
+    for size in (1, 16, 64):
+        batches = iter([blocks[start : start + size] for start in range(0, len(blocks) - size + 1, size)])
+        count = len(blocks) // size
+        took = timed(lambda batches=batches: gate.hidden("peer", next(batches)), count)
+        print(f"{name}: the gate, {size} at a time: {took / size * 1e6:.1f} us a block")
+
+
+class TwoGroups(NoMembers):
+    """Who is in which group: every peer in the first two."""
+
+    def groups_of(self, peer: str) -> frozenset[str]:
+        """The same for all."""
+        return _TWO
+
+
 def store(top: Path, source: Path, audience: Audience | None) -> float:
     """Seconds of CPU that it takes to store a file."""
     with tempfile.TemporaryDirectory(dir=top) as folder, Repo.open(Path(folder, "data")) as repo:
@@ -109,6 +134,9 @@ def main() -> None:
             ask(repo, f"{CLAIMS} claims, these", batches)
             public = [[multihash(CLAIMS + chance.randrange(CLAIMS)) for _ in range(BATCH)] for _ in range(100)]
             ask(repo, f"{CLAIMS} claims, public blocks", public)
+            for _ in range(3):
+                ask_gate(repo, f"{CLAIMS} claims, these", [each for batch in batches for each in batch][:ASKED])
+                ask_gate(repo, f"{CLAIMS} claims, public blocks", [each for batch in public for each in batch][:ASKED])
         source = top / "source"
         with open(source, "wb") as file:
             for _ in range(1024):

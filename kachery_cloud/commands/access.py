@@ -13,9 +13,10 @@ from kachery_cloud.inventory_tables import Column, size_text, text_table, time_t
 from kachery_p2p.text import printable
 
 if TYPE_CHECKING:
-    from kachery_cloud.auditing import Access, Audit, Given, LoadedBy
+    from kachery_cloud.auditing import Access, AlsoGiven, Audit, Given, LoadedBy
 
 _OWN_MACHINES = "Your own machines (KACHERY_CLOUD_OWN_PEERS), each of which must name this one, too:"
+_NOT_LOGGED = "Who loads from here is not written down now (KACHERY_CLOUD_ACCESS_LOG is off)."
 #: Lines of one kind that are shown; `--json` has all.
 _MOST_MEMBERS = 20
 _MOST_LOADS = 50
@@ -43,7 +44,7 @@ def visibility(uri: str, to: tuple[str, ...], as_json: bool) -> None:
         kachery-cloud visibility ipfs://bafy...
         kachery-cloud visibility $(kachery-cloud-store session.nwb) --to private
     """  # noqa: D301
-    from kachery_cloud.audiences import sentence, words_here
+    from kachery_cloud.audiences import who_can_now, words_here
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.uri import parse_listed
     from kachery_cloud.visibility import change, shown_now
@@ -54,17 +55,16 @@ def visibility(uri: str, to: tuple[str, ...], as_json: bool) -> None:
         now = shown_now(config, parsed)
         print_result(as_json, now.uri, uri=now.uri, visibility=list(words_here(config, now.audience)))
         if not as_json:
-            click.echo(sentence(config, now.audience), err=True)
-            if now.wider:
-                click.echo(now.wider, err=True)
+            click.echo(who_can_now(config, now.audience, now.wider), err=True)
         return
     done = change(config, parsed, to)
     before, after = (list(words_here(config, each)) for each in (done.before, done.after))
     print_result(as_json, done.uri, uri=done.uri, visibility=after, before=before, served=done.told)
     if not as_json:
-        click.echo(sentence(config, done.after), err=True)
+        click.echo(who_can_now(config, done.after, done.wider), err=True)
         for warning in done.warnings:
-            click.echo(warning, err=True)
+            if warning != done.wider:
+                click.echo(warning, err=True)
 
 
 @command("access")
@@ -129,7 +129,8 @@ def _access_lines(found: Access) -> Iterator[str]:
         elif reason.members:
             yield f"Members of {reason.to} ({reason.group}):"
         else:
-            yield f"Members of the group {reason.group}, which this machine is not in any more: it gives them nothing."
+            name = reason.to if reason.to == reason.group else f"{reason.to} ({reason.group})"
+            yield f"Members of the group {name}, which this machine is not in any more: it gives them nothing."
         for member in reason.members[:_MOST_MEMBERS]:
             name = f" ({member.name})" if member.name else ""
             yield f"  {member.peer}{name}{'' if member.role == 'own' else f', {member.role}'}"
@@ -138,27 +139,51 @@ def _access_lines(found: Access) -> Iterator[str]:
     for each in found.wider:
         yield f"For {', '.join(each.visibility)} as well is what it has in common with {each.label or each.uri}."
     if found.visibility != ("public",):
-        yield "Loaded by:" if found.loads else "Nobody has loaded any of it from here yet."
+        nobody = "Nobody has loaded any of it from here yet." if found.logged else ""
+        yield from filter(None, ("" if found.logged else _NOT_LOGGED, "Loaded by:" if found.loads else nobody))
     yield from _load_lines(found.loads, named=False)
 
 
 def _audit_lines(found: Audit) -> Iterator[str]:
     """What `audit` found, as two tables."""
     yield from text_table(found.given, _GIVEN)
-    if any(row.role is None and row.group is not None for row in found.given):
-        yield "Where no role is, this machine is not in the group any more, and gives its members nothing."
+    if any(row.role in (None, "removed") and row.group is not None for row in found.given):
+        yield (
+            "Where the role is removed, or none is, this machine is not in the group any more, and gives its members "
+            "nothing."
+        )
+    if found.also:
+        yield from _also_lines(found.also)
     if not any(row.to != "public" for row in found.given):
         yield "All that is here is for everybody. Who loads of that is not written down."
         return
     yield ""
     days = f"the last {found.days:g} days" if found.days != 1 else "the last day"
-    yield f"Loaded in {days} of what is not public:" if found.loads else f"Nobody loaded any of it in {days}."
+    nobody = f"Nobody loaded any of it in {days}." if found.logged else ""
+    loaded = f"Loaded in {days} of what is not public:" if found.loads else nobody
+    yield from filter(None, ("" if found.logged else _NOT_LOGGED, loaded))
     yield from _load_lines(found.loads, named=True)
+
+
+def _also_lines(also: Sequence[AlsoGiven]) -> Iterator[str]:
+    """What others may load as well, of what is for some."""
+    from kachery_cloud.inventory import for_whom
+
+    yield ""
+    public = sum("public" in each.also for each in also)
+    whom = "everybody" if public == len(also) else "others"
+    yield f"{len(also):,} of these {whom} can load, too, or a part of them, for they are in other things:"
+    for each in also[:_MOST_LOADS]:
+        yield f"  {each.label or each.uri}: for {for_whom(each.visibility, each.also)}"
+    if len(also) > _MOST_LOADS:
+        yield f"  ... and {len(also) - _MOST_LOADS:,} more (--json)"
+    yield "In which, says: kachery-cloud access URI"
 
 
 def _load_lines(loads: Sequence[LoadedBy], *, named: bool) -> Iterator[str]:
     for each in loads[:_MOST_LOADS]:
-        who = f"{each.name} ({each.peer})" if each.name else each.peer
+        called = ", ".join([*([each.name] if each.name else []), *(["removed"] if each.removed else [])])
+        who = f"{called} ({each.peer})" if each.name else f"{each.peer}{called and f' ({called})'}"
         what = f" of {each.label or each.uri or 'something that is not here any more, or several things'}"
         yield f"  {time_text(each.last)}  {size_text(each.bytes)}{what if named else ''} by {who}"
     if len(loads) > _MOST_LOADS:

@@ -15,6 +15,7 @@ from kachery_cloud.terminal import tell
 from kachery_p2p.json_shapes import to_json
 
 if TYPE_CHECKING:
+    from kachery_cloud.grouping import Group as ListedGroup
     from kachery_cloud.grouping import GroupMember
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
@@ -80,12 +81,19 @@ def create(name: str, label: str, as_json: bool) -> None:
     Example:
         kachery-cloud-group create cortex --as "workstation 1"
     """  # noqa: D301
-    from kachery_cloud.grouping import create_group
+    from kachery_cloud.grouping import create_group, groups
 
     made = create_group(name, label=label)
+    alike = [each.id for each in groups() if each.name == made.name and each.role != "removed" and each.id != made.id]
     print_result(as_json, made.id, **to_json(made))
-    if not as_json:
-        tell(f"Invite others with: kachery-cloud-group invite {name}")
+    if as_json:
+        return
+    if alike:
+        tell(
+            f"{'Another group' if len(alike) == 1 else f'{len(alike)} other groups'} called {made.name} "
+            f"{'is' if len(alike) == 1 else 'are'} here ({', '.join(alike)}), so say which you mean by its ID."
+        )
+    tell(f"Invite others with: kachery-cloud-group invite {made.id if alike else name}")
 
 
 @_subcommand("invite")
@@ -159,14 +167,18 @@ def members(group_name: str, as_json: bool) -> None:
 
 
 def member_lines(found: Sequence[GroupMember]) -> list[str]:
-    """A line for each member."""
-    lines: list[str] = []
-    for each in found:
-        about = "this machine" if each.this else "connected" if each.connected else ""
-        lines.append(
-            "  ".join(part for part in (f"{each.role:6}", each.peer, each.label, about and f"({about})") if part)
-        )
-    return lines
+    """A line for each member, under headings."""
+    from kachery_cloud.inventory_tables import Column, text_table
+
+    return text_table(
+        found,
+        (
+            Column("role", lambda each: each.role),
+            Column("peer", lambda each: each.peer),
+            Column("name", lambda each: each.label),
+            Column("now", lambda each: "this machine" if each.this else "connected" if each.connected else ""),
+        ),
+    )
 
 
 @_subcommand("remove")
@@ -244,13 +256,25 @@ def list_(as_json: bool) -> None:
 
 
 def _print_groups(as_json: bool) -> None:
+    from kachery_cloud.audiences import removed_from
     from kachery_cloud.grouping import groups
 
     found = groups()
     if as_json:
         click.echo(json.dumps({"groups": to_json(found)}))
         return
+    from kachery_cloud.inventory_tables import Column, text_table
+
+    columns: tuple[Column[ListedGroup], ...] = (
+        Column("name", lambda each: each.name),
+        Column("group", lambda each: each.id),
+        Column("role", lambda each: each.role),
+        Column("members", lambda each: "" if each.role == "removed" else f"{each.members:,}", right=True),
+    )
+    for line in text_table(found, columns):
+        click.echo(line)
     for each in found:
-        click.echo(f"{each.name}  {each.id}  {each.role}  {each.members}")
+        if each.role == "removed":
+            tell(removed_from(each.name))
     if not found:
         tell("This machine is in no group. Make one with: kachery-cloud-group create NAME")

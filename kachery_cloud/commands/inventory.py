@@ -56,6 +56,12 @@ def list(
     if not items:
         nothing = "Nothing here is for those." if whom else "Nothing was stored, linked or loaded here yet."
         click.echo("Nothing here has that in its name." if find else nothing)
+    if any(item.also for item in items):
+        click.echo(
+            "What is 'also' for others is in other things that are for them, whole or in part. In which, says: "
+            "kachery-cloud access URI",
+            err=True,
+        )
     missing = [item for item in items if item.problem == "missing" and item.kind != "linked" and not item.shared]
     if missing:
         click.echo(

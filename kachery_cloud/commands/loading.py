@@ -236,6 +236,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
     if as_json:
         click.echo(json.dumps(found))
         return
+    from kachery_cloud.inventory import for_whom
     from kachery_cloud.inventory_tables import time_text
     from kachery_cloud.uri import parse_uri
 
@@ -254,7 +255,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
         **{key: time_text(found[key]) for key in ("added", "used") if key in found},
         "for": None
         if found.get("visibility", ["public"]) == ["public"]
-        else ", ".join(found["visibility"]) or "nobody else",
+        else for_whom(found["visibility"], found["also"]),
         "pinned": ", ".join(f"{each['service']} ({each['state']})" for each in found.get("pinned", ())) or None,
     }
     for key, value in shown.items():

@@ -20,7 +20,6 @@ from kachery_cloud.commands.support import (
 )
 
 if TYPE_CHECKING:
-    from kachery_cloud.settings.config import Config
     from kachery_cloud.sharing import Share
 
 
@@ -72,7 +71,7 @@ def share(uri: str, label: str | None, cite: bool, qr: bool, encrypt: bool, with
         sys.stdout.flush()
         print_qr(found.string, sys.stderr)
     if not as_json:
-        say_how_to_get(config, found)
+        say_how_to_get(found)
 
 
 @command("get", LOAD_INTERRUPTED)
@@ -128,12 +127,10 @@ def share_values(found: Share) -> dict[str, Any]:
     }
 
 
-def say_how_to_get(config: Config, found: Share) -> None:
+def say_how_to_get(found: Share) -> None:
     """For whom it is, what the other one has to type, and whether that will do now."""
-    from kachery_cloud.audiences import sentence_once
-
-    if told := sentence_once(config, found.audience):
-        click.echo(told, err=True)
+    if found.said:
+        click.echo(found.said, err=True)
     if not found.reachable.from_outside:
         click.echo(f"Warning: {found.reachable.sentence}", err=True)
     else:

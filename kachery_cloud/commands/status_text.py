@@ -108,11 +108,15 @@ def apart_lines(visible: Visible | None) -> list[str]:
 
 
 def _groups(visible: Visible | None) -> list[str]:
-    """The groups that this machine is in."""
-    return [
-        printable(f"{each.name}: {each.role}, {_count(each.members, 'member')}; {_count(each.roots, 'root')} here")
-        for each in (() if visible is None else visible.groups)
-    ]
+    """The groups that this machine is in, or was removed from."""
+    lines: list[str] = []
+    for each in () if visible is None else visible.groups:
+        if each.role == "removed":
+            what = f"an owner has removed this machine; to forget it: kachery-cloud-group leave {each.name}"
+        else:
+            what = f"{each.role}, {_count(each.members, 'member')}"
+        lines.append(printable(f"{each.name}: {what}; {_count(each.roots, 'root')} here"))
+    return lines
 
 
 def _shared(directories: Sequence[SharedDirectory]) -> list[str]:

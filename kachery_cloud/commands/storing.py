@@ -168,7 +168,15 @@ def _store(
     linked: bool,
     encryption: dict[str, Any] | None = None,
 ) -> None:
-    from kachery_cloud.audiences import audience_here, audience_in, news, uri_groups, words_here
+    from kachery_cloud.audiences import (
+        audience_here,
+        audience_in,
+        audience_now,
+        encrypted_news,
+        news,
+        uri_groups,
+        words_here,
+    )
     from kachery_cloud.local import repository
     from kachery_cloud.node.connection import tell_running_node
     from kachery_cloud.pinning import make_plan, place_of, record_stored, wake_node
@@ -188,7 +196,7 @@ def _store(
     recipients = recipients_of(config, encrypt_choice(**encryption) if encryption else None, audience)
     options = folder_options(link=linked, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
     results: list[dict[str, Any]] = []
-    given = PUBLIC
+    given = now = PUBLIC
     waiting: list[tuple[Stored, str, dict[str, Any], list[str]]] = []
     try:
         for path in paths:
@@ -206,6 +214,7 @@ def _store(
             # This process ends at once, so it does not become the node; one that runs is told.
             served = tell_running_node(config, stored.cid)
             given = audience_here(repository(config), stored.cid)
+            now = audience_now(repository(config), stored.cid, given)
             how = None if recipients is None else AGE
             uri = ContentURI(str(stored.cid), label=label, groups=uri_groups(given), encryption=how)
             found: dict[str, Any] = {
@@ -217,13 +226,15 @@ def _store(
                 "visibility": words_here(config, given),
             }
             results.append(found)
-            text = _share(config, uri, name, found, as_json) if shared else uri.pasteable
+            text, said = _share(config, uri, name, found, as_json) if shared else (uri.pasteable, "")
             if pinned_at:
                 waiting.append((stored, text, found, pinned_at))
             elif not as_json:
                 click.echo(text)
                 sys.stdout.flush()  # the next one may take long
-            if not as_json and (told := news(config, stored.cid, audience)):
+            if not as_json and (told := news(config, stored.cid, audience)) and told != said:
+                click.echo(told, err=True)
+            if not as_json and (told := encrypted_news(config, stored.cid, recipients)):
                 click.echo(told, err=True)
     except KeyboardInterrupt:
         if not as_json:
@@ -240,21 +251,21 @@ def _store(
     if as_json:
         click.echo(json.dumps(results if len(paths) > 1 else results[0]))
     elif not waiting and not shared and sys.stderr.isatty():
-        _say_who_can_load(config, results[-1]["served"], given)
+        _say_who_can_load(config, results[-1]["served"], given, now)
     if code:
         raise click.exceptions.Exit(code)
 
 
-def _share(config: Config, uri: ContentURI, name: str, found: dict[str, Any], as_json: bool) -> str:
-    """The string to give away, which `found` gets, too; and what to do with it, on stderr."""
+def _share(config: Config, uri: ContentURI, name: str, found: dict[str, Any], as_json: bool) -> tuple[str, str]:
+    """The string to give away, which `found` gets, too, and what was said of who can load it; all that on stderr."""
     from kachery_cloud.commands.sharing import say_how_to_get, share_values
     from kachery_cloud.sharing import make_share, running_node
 
     given = make_share(config, str(uri), label=name, running=lambda: running_node(config))
     found["share"] = share_values(given)
     if not as_json:
-        say_how_to_get(config, given)
-    return given.string
+        say_how_to_get(given)
+    return given.string, given.said
 
 
 def _check_paths(
@@ -287,12 +298,19 @@ def _check_paths(
                 raise FileMissing(f"There is no {path}. Nothing was stored.")
 
 
-def _say_who_can_load(config: Config, served: bool, given: Audience) -> None:
-    """Whether those for whom it is can load what was stored now, and to whom it is announced."""
+def _say_who_can_load(config: Config, served: bool, given: Audience, now: Audience) -> None:
+    """Whether those who may can load what was stored now, and to whom it is announced.
+
+    Args:
+        config: the settings.
+        served: whether a node has it.
+        given: for whom it is by itself.
+        now: who can load it, because something else has it as well.
+    """
     from kachery_cloud.privacy import running_audience
     from kachery_cloud.sharing import reachable_now, running_node
 
     node = running_node(config) if served else None
-    click.echo(reachable_now(node, given).sentence, err=True)
+    click.echo(reachable_now(node, now).sentence, err=True)
     if node is not None and given.everyone:
         click.echo(_ANNOUNCED[running_audience(node.node.discovery)], err=True)

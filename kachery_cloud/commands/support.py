@@ -238,7 +238,7 @@ class Group(_Common, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that is meant; where there is none of that name, the error says which is near."""
         try:
-            return super().resolve_command(ctx, args)
+            name, found, rest = super().resolve_command(ctx, args)
         except click.UsageError as error:
             names = self.list_commands(ctx)
             meant = [name for name in SYNONYMS.get(args[0].lower(), ()) if name in names]
@@ -246,6 +246,23 @@ class Group(_Common, click.Group):
             if not near or (not meant and near[0] in error.message):
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
+        if found is not None and ctx.params.get("as_json"):
+            # What is said of all holds for each.
+            ctx.default_map = {**(ctx.default_map or {}), str(name): _with_json(str(name), found, ctx)}
+        return name, found, rest
+
+
+def _with_json(name: str, found: click.Command, ctx: click.Context) -> dict[str, Any]:
+    """What options of a command are where --json stood before it; of a group, of what is in it.
+
+    Raises:
+        click.UsageError: it has no --json.
+    """
+    if any(param.name == "as_json" for param in found.params):
+        return {"as_json": True}
+    if isinstance(found, click.Group):
+        return {name: _with_json(name, each, ctx) for name, each in found.commands.items()}
+    raise click.UsageError(f"{name} has no --json.", ctx)
 
 
 def command(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kachery_cloud.audiences import audience_here, groups_here, whom
+from kachery_cloud.audiences import audience_here, groups_here, uri_groups, whom
 from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import NoPermission
 from kachery_cloud.local import is_local_directory, outbox, repository
@@ -108,10 +108,11 @@ def to_export(config: Config, roots: Sequence[CID], *, encrypt: Encrypt, plain: 
         for root in () if plain else roots:
             audience = audience_here(repo, root)
             if not audience.everyone and not encrypted.has(root):
+                given = ContentURI(str(root), groups=uri_groups(audience)).pasteable
                 raise NoPermission(
-                    f"{ContentURI(str(root)).locator} is for {whom(config, audience)} alone, and whoever has the CAR "
-                    "file could read it. Write an encrypted copy with --encrypt (in Python encrypt=True), or, if you "
-                    "know who gets the file, write it as it is with --plain (plain=True)."
+                    f"{given} is for {whom(config, audience)} alone, and whoever has the CAR file could read it. Write "
+                    "an encrypted copy with --encrypt (in Python encrypt=True), or, if you know who gets the file, "
+                    "write it as it is with --plain (plain=True)."
                 )
         return list(roots)
     from kachery_cloud.encryption.recipients import recipients_for

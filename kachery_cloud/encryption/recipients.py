@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kachery_cloud.arguments import path_text
 from kachery_cloud.encryption.groups import Secrets, group_secrets
-from kachery_cloud.encryption.identities import group_identity, own_identity
+from kachery_cloud.encryption.identities import KEY_NAME, group_identity, own_identity
 from kachery_cloud.encryption.stanzas import Passphrase
 from kachery_cloud.errors import ConfigError, FileMissing, InvalidArgument
 from kachery_p2p.oserrors import explained
@@ -84,6 +84,16 @@ def recipients_for(config: Config, encrypt: Encrypt, audience: Audience | None =
     if len(keys) > _MAX_RECIPIENTS:
         raise InvalidArgument(f"That is {len(keys):,} recipients; a file may be for {_MAX_RECIPIENTS} at most.")
     return Recipients(tuple(sorted(keys)))
+
+
+def who_can_read(config: Config, recipients: Recipients) -> str:
+    """What is to be known of something that everybody may load, and that is encrypted."""
+    if recipients.passphrase is not None:
+        return "Anybody can load the encrypted file; only who knows the passphrase can read it."
+    own = config.directory / KEY_NAME
+    others = len(recipients.keys) - 1
+    readers = f"this machine and {others:,} other recipient{'s' if others > 1 else ''}" if others else "this machine"
+    return f"Anybody can load the encrypted file; only {readers} can read it. Keep a copy of {own}."
 
 
 def _deterministic(config: Config, audience: Audience | None) -> Recipients:

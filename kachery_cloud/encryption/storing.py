@@ -25,6 +25,7 @@ from kachery_cloud.local import BlockNotLocal, repository
 from kachery_cloud.parts import part_beside
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.spool import Spool, check_size
+from kachery_cloud.terminal import tell
 from kachery_p2p.oserrors import explained
 
 if TYPE_CHECKING:
@@ -73,7 +74,21 @@ def store_file_encrypted(
         called = label_for(None, path)
         if called is not None:
             repository(config).inventory.name(stored.cid, called)
+    _say_where_plain(repository(config), path, profile)
     return stored
+
+
+def _say_where_plain(repo: Repo, path: Path, profile: str | Profile | None) -> None:
+    """Warn where everybody can load from here what was just encrypted."""
+    from kachery_p2p.access.audience import PUBLIC
+
+    cid = repo.known_file(path, profile=profile)
+    if cid is None or not repo.access.audiences([cid.multihash]).get(cid.multihash, PUBLIC).everyone:
+        return
+    tell(
+        f"Warning: the same file is here unencrypted as well, and anybody can load that: ipfs://{cid}. To change that: "
+        f"kachery-cloud visibility ipfs://{cid} --to private, or kachery-cloud rm ipfs://{cid}"
+    )
 
 
 def store_stream_encrypted(

@@ -294,6 +294,7 @@ def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions
         gateway_tokens={url: token for url, token in config.gateway_tokens.items() if url in gateways},
         own_peers=config.own_peers,
         show_owner=config.show_owner,
+        access_log=config.access_log,
     )
 
 

@@ -216,6 +216,9 @@ class Config:
         False,
         "Load from members of your groups and from your own machines alone; nobody else hears what you look for.",
     )
+    access_log: bool = _setting(
+        SWITCH, True, "Write down who loads what of what is not for everybody, for `access` and `audit`."
+    )
     public: bool = _setting(
         SWITCH,
         True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from kachery_p2p.access.audience import OWN
 from kachery_p2p.bitswap.limits import MAX_BLOCK_SIZE
 from kachery_p2p.bitswap.session import WantAnswer
 from kachery_p2p.errors import BlockTooLarge, ContentNotFound
@@ -35,7 +36,8 @@ def not_found(
     seconds: float,
     failures: Mapping[str, str],
     *,
-    members_only: bool = False,
+    groups: frozenset[str] | None = None,
+    why: str = "",
 ) -> ContentNotFound | BlockTooLarge:
     """Why a load ended.
 
@@ -45,7 +47,8 @@ def not_found(
         session: that of the load.
         seconds: how long it tried.
         failures: why addresses and peers could not be reached.
-        members_only: it is for groups, and only their members were asked.
+        groups: only their members, and the user's own machines, were asked; None where everybody was.
+        why: how it was known that these alone may be.
     """
     missing = session.missing()
     block = missing[0] if missing else waiting_for or root
@@ -71,18 +74,30 @@ def not_found(
     parts = [first, *_asked(answers, len(said), seconds)]
     parts += [f"The gateway {name.removeprefix('gateway:')}: {why}" for name, why in said.items()]
     parts += [f"Could not reach {addr}: {why}" for addr, why in list(failures.items())[:MOST_NAMES]]
-    if members_only:
-        parts.append(
-            "It is not for everybody, so only members of its groups and your own machines were asked. Check that "
-            "kachery-cloud-node runs on one of them that has it, and that it is still a member: kachery-cloud-group "
-            "members"
-        )
+    if groups is not None:
+        parts.append(_members_alone(sorted(groups - {OWN}), why))
     else:
         parts.append(
             "Check that kachery-cloud-node runs on a machine that has it, and use the string that kachery-cloud share "
             "prints there, or give its address with --peer or KACHERY_CLOUD_PEERS."
         )
     return ContentNotFound(" ".join(parts))
+
+
+def _members_alone(groups: Sequence[str], why: str) -> str:
+    """Who was asked, why nobody else was, and what to look at."""
+    reason = f", {why}" if why else ""
+    if not groups:
+        return (
+            f"Only your own machines were asked{reason}. Check that kachery-cloud-node runs on one that has it, and "
+            "that each of the two names the other in KACHERY_CLOUD_OWN_PEERS."
+        )
+    more = f" and {len(groups) - MOST_NAMES} more" if len(groups) > MOST_NAMES else ""
+    which = f"group{'s' if len(groups) > 1 else ''} {', '.join(groups[:MOST_NAMES])}{more}"
+    return (
+        f"Only members of the {which} and your own machines were asked{reason}. Check that kachery-cloud-node runs on "
+        f"one of them that has it, and that it is still a member: kachery-cloud-group members {groups[0]}"
+    )
 
 
 def _asked(answers: Mapping[str, WantAnswer], gateways: int, seconds: float) -> list[str]:

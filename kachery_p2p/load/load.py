@@ -148,14 +148,14 @@ class Load:
         if failure is not None:
             raise failure
         if not results:
-            members_only = self._origin is not None and self._origin.groups is not None
             raise not_found(
                 root,
                 self._waiting_for,
                 self._session,
                 self.seconds,
                 self._peers.failures,
-                members_only=members_only,
+                groups=None if self._origin is None else self._origin.groups,
+                why="" if self._origin is None else self._origin.why,
             )
         return results[0]
 

@@ -60,6 +60,7 @@ class OriginLike(Protocol):
 
     audience: Audience
     groups: frozenset[str] | None
+    why: str
     decided: bool
     session: SessionLike
 
@@ -79,11 +80,13 @@ class Origin:
         groups: those whose members are asked; None where everybody is.
         known: for whom it is, where that is known: a part of it is here.
         told: what members said before the load began, by peer ID.
+        why: how it is known that these alone may be asked, for an error.
         restricted: called with the groups that it is for, where everybody was asked before.
 
     Attributes:
         audience: for whom it is; `NOBODY` until that is known.
         groups: those whose members are asked now.
+        why: as given, or as it was found out.
         decided: whether that is known.
         session: as given.
     """
@@ -98,10 +101,12 @@ class Origin:
         groups: frozenset[str] | None = None,
         known: Audience | None = None,
         told: Mapping[str, Audience] | None = None,
+        why: str = "",
         restricted: Callable[[frozenset[str]], None] = lambda groups: None,
     ) -> None:
         self.audience = known or NOBODY
         self.groups = groups
+        self.why = why
         self.decided = self.audience != NOBODY
         self.session = session
         self._root = root.multihash
@@ -134,6 +139,7 @@ class Origin:
         self.audience = audience
         if not audience.everyone and self.groups is None:
             self.groups = audience.groups
+            self.why = "for a member that has it says so"
             self._restricted(audience.groups)
 
     async def _audience_at(self, peer: str) -> Audience | None:

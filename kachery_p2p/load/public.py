@@ -47,12 +47,14 @@ class PublicOrigin:
     Attributes:
         audience: everybody.
         groups: None: it is looked for everywhere.
+        why: empty, for nobody is left out.
         decided: it is.
         session: that of the load.
     """
 
     audience = PUBLIC
     groups: frozenset[str] | None = None
+    why = ""
     decided = True
     session: SessionLike
 

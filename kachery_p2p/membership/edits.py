@@ -124,7 +124,7 @@ def remove(state: GroupState, keys: Keys, peer: str) -> tuple[GroupState, bytes]
     _check_may_judge(state, keys, peer)
     if present.role is Role.OWNER:
         _check_others_own(state, peer)
-    gone = Entry(peer, present.generation, Role.REMOVED, view.version + 1)
+    gone = Entry(peer, present.generation, Role.REMOVED, view.version + 1, present.label)
     return rotate(_sign(state, keys, [gone], ending=peer), keys)
 
 
@@ -138,7 +138,8 @@ def resign(state: GroupState, keys: Keys) -> GroupState:
     if len(view.members) > 1:
         _check_others_own(state, keys.peer_id)
     present = view.members[keys.peer_id]
-    return _sign(state, keys, [Entry(keys.peer_id, present.generation, Role.REMOVED, view.version + 1)])
+    gone = Entry(keys.peer_id, present.generation, Role.REMOVED, view.version + 1, present.label)
+    return _sign(state, keys, [gone])
 
 
 def tidy(state: GroupState, keys: Keys) -> tuple[GroupState, bytes | None]:
@@ -159,7 +160,7 @@ def tidy(state: GroupState, keys: Keys) -> tuple[GroupState, bytes | None]:
             present = view.members.get(peer)
             generation = present.generation - 1 if present is not None else view.floors.get(peer, 0)
             if generation:
-                gone = Entry(peer, generation, Role.REMOVED, view.version + 1)
+                gone = Entry(peer, generation, Role.REMOVED, view.version + 1, view.former.get(peer, ""))
                 state = _sign(state, keys, [present or gone], ending=peer)
     if state.view.is_clean:
         return state, None
@@ -242,7 +243,8 @@ def _take_over(entries: dict[str, Entry], theirs: MemberList, view: View) -> Non
         if present is not None and present.generation <= limits.PLAUSIBLE:
             entries[peer] = replace(present, version=min(present.version, view.version))
         elif 0 < view.floors.get(peer, 0) <= limits.PLAUSIBLE:
-            entries[peer] = Entry(peer, view.floors[peer], Role.REMOVED, min(view.version, theirs.version))
+            version = min(view.version, theirs.version)
+            entries[peer] = Entry(peer, view.floors[peer], Role.REMOVED, version, view.former.get(peer, ""))
 
 
 def _counts(state: GroupState, own: MemberList) -> bool:

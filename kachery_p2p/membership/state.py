@@ -52,6 +52,7 @@ class View:
         owners: those of them that are owners, the most senior one first.
         seniority: of each signer whose list counts.
         floors: the highest generation of a peer that was removed, where one was.
+        former: what each of those is called that is no member now, where that is known.
         removed_hash: of those.
         today: the epoch whose secret is today's, where there is one.
         epochs: all that count, today's first, then by falling numbers.
@@ -62,6 +63,7 @@ class View:
     owners: tuple[str, ...]
     seniority: Mapping[str, int]
     floors: Mapping[str, int]
+    former: Mapping[str, str]
     removed_hash: bytes
     today: Epoch | None
     epochs: tuple[Epoch, ...]
@@ -228,9 +230,13 @@ class _Table:
     def __init__(self) -> None:
         self.removed: dict[str, int] = {}
         self.best: dict[str, Entry] = {}
+        #: The newest entry of each that has a label.
+        self.called: dict[str, Entry] = {}
 
     def add(self, entry: Entry) -> None:
         peer, generation = entry.peer, entry.generation
+        if entry.label and (peer not in self.called or _order(entry) > _order(self.called[peer])):
+            self.called[peer] = entry
         if entry.role is Role.REMOVED:
             if generation > self.removed.get(peer, 0):
                 self.removed[peer] = generation
@@ -294,6 +300,7 @@ def _evaluate(state: GroupState) -> View:
         owners=owners,
         seniority=seniority,
         floors=floors,
+        former={peer: table.called[peer].label for peer in floors if peer not in members and peer in table.called},
         removed_hash=_removed_hash(floors),
         today=today,
         epochs=epochs,

@@ -258,6 +258,7 @@ class Loading:
             groups=plan.groups,
             known=plan.known,
             told=plan.told,
+            why=plan.why,
             restricted=restricted,
         )
 

@@ -57,12 +57,17 @@ class Plan:
         watched: whether what comes may be for groups all the same: then it is to be seen from whom it comes.
         known: for whom it is, where a part of it is here; None where that is for everybody, or nothing is here.
         told: what members said, by peer ID.
+        why: how it is known that nobody else may hear of it, at the end of a sentence.
     """
 
     groups: frozenset[str] | None = None
     watched: bool = False
     known: Audience | None = None
     told: dict[str, Audience] = field(default_factory=dict[str, Audience])
+    why: str = ""
+
+
+_HERE = "for it is, or was, for them on this machine"
 
 
 class MembersFirst:
@@ -155,9 +160,9 @@ class MembersFirst:
             found = await trio.to_thread.run_sync(self._audiences.audiences, [cid.multihash])
             known = found.get(cid.multihash)
         if mine:
-            return Plan(mine - {OWN}, watched=True, known=known)
+            return Plan(mine - {OWN}, watched=True, known=known, why="as its URI says, or --group")
         if known is not None and known.groups:
-            return Plan(known.groups - {OWN}, watched=True, known=known)
+            return Plan(known.groups - {OWN}, watched=True, known=known, why=_HERE)
         alone = not self._groups.own_groups() and not self._groups.members_of(OWN)
         if members_only and alone:
             raise NotAMember(
@@ -167,20 +172,23 @@ class MembersFirst:
         before = None if known is not None else await self._before(cid.multihash)
         if alone:
             here = known is not None or before is not None
-            return Plan(frozenset() if here else None, watched=here, known=known)
+            return Plan(frozenset() if here else None, watched=here, known=known, why=_HERE if here else "")
         told = await self._ask_all(cid.multihash, providers)
         groups = frozenset[str]().union(*(each.groups for each in told.values()))
+        why = "for members that have it say so" if groups else _HERE
         if groups and known is None:
             self._told[cid.multihash] = groups
             while len(self._told) > MOST_REMEMBERED:
                 self._told.popitem(last=False)
         elif not groups and (known is not None or members_only):
+            if known is None:
+                why = "as the setting members_only says (KACHERY_CLOUD_MEMBERS_ONLY)"
             groups = self._groups.own_groups()  # what is here came from a member that did not say for whom it has it
         elif not groups and before is not None:
             groups = before
         elif not groups:
             return Plan(watched=True, told=told)
-        return Plan(groups - {OWN}, watched=True, known=known, told=told)
+        return Plan(groups - {OWN}, watched=True, known=known, told=told, why=why)
 
     async def _before(self, multihash: bytes) -> frozenset[str] | None:
         """The groups that a root was for of which nothing is here now; None where nothing is known of it."""

@@ -107,7 +107,7 @@ class Node:
         keeping: what is pinned elsewhere.
         public_loads: loads for those who may have nothing but what everybody may.
         gate: decides who may see what. Whatever gives something away asks it.
-        access_log: who was given what is not for everyone.
+        access_log: who was given what is not for everyone; None where that is not written down.
         groups: the groups that this machine is in, and who else is.
         membership: speaks for them on the network.
         counters: are told how much goes out to whom.
@@ -154,7 +154,7 @@ class Node:
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
         self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
         self.gate = Gate(self.groups, repo.access)
-        self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
+        self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings) if options.access_log else None
         self.gateways: GatewayClient | None = None
         sources: list[GatewaySource] = []
         if options.gateways and swarm_key is None:
@@ -239,7 +239,8 @@ class Node:
                     log.warning("the ports cannot be remembered: %s", error)
                 # Whoever is removed from a group hears of no want any more, also of a load that is under way.
                 self.groups.on_changed(self.exchange.look_again)
-                await nursery.start(self.access_log.run)
+                if self.access_log is not None:
+                    await nursery.start(self.access_log.run)
                 if self.served_log is not None:
                     await nursery.start(self.served_log.run)
                 await nursery.start(self.exchange.run)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """All of it is off by default: such a node does not look for others, and others do not hear of it.
+    """All that others hear of is off by default: such a node does not look for others, and they do not hear of it.
 
     In a private network (with a swarm key) delegated routers, gateways and port mapping stay off whatever is said here.
     The DHTs are then the lab's own, for everybody in them holds the key.
@@ -35,6 +35,7 @@ class NodeOptions:
         own_peers: peer IDs of the user's other machines, which may have what is private.
         show_owner: who is handed the proof of who stands behind this machine: the `members` of its groups and the
             user's other machines, `everyone`, or nobody (`off`).
+        access_log: write down who is given what is not for everyone.
     """
 
     dht: str = "off"
@@ -55,3 +56,4 @@ class NodeOptions:
     gateway_tokens: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     own_peers: tuple[str, ...] = ()
     show_owner: str = "off"
+    access_log: bool = True

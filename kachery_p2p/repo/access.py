@@ -29,6 +29,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, KacheryError, RepoError
 from kachery_p2p.repo.access_begin import Beginning
 from kachery_p2p.repo.access_found import Found
+from kachery_p2p.repo.access_interface import Widening
 from kachery_p2p.repo.access_leaving import Leaving
 from kachery_p2p.repo.access_records import AccessRecord, AccessRecords
 from kachery_p2p.repo.catalog import Catalog
@@ -106,6 +107,7 @@ class RootAccess:
         records: the second place.
         found: restricts what comes from where nobody says for whom it is.
         leaving: what becomes of claims when roots go.
+        widening: asked before a store lets more people see something; None where nobody is to be.
     """
 
     def __init__(self, layout: Layout, catalog: Catalog, reader: BlockReader, lock: RemovalLock) -> None:
@@ -116,6 +118,7 @@ class RootAccess:
         self.records = AccessRecords(layout)
         self.found = Found(self, catalog)
         self.leaving = Leaving(self, catalog, reader)
+        self.widening: Widening | None = None
         self._beginning = Beginning(layout, catalog, self.records)
 
     # --- asked by those who serve ------------------------------------------------------------------------------------
@@ -222,6 +225,28 @@ class RootAccess:
                     return True
         return False
 
+    def others(self, cid: CID | None = None) -> dict[bytes, Audience]:
+        """The restricted roots that are kept of which others may see a block, too, by their keys; and who these are.
+
+        Args:
+            cid: of the only root that is looked at; all of them where None.
+        """
+        shared = (
+            "SELECT multihash FROM claims GROUP BY multihash HAVING count(*) > 1"
+            if cid is None
+            else "SELECT multihash FROM claims WHERE access = (SELECT id FROM access WHERE key = ?)"
+        )
+        found: dict[bytes, Audience] = {}
+        for key, own, other in self._catalog.all(
+            f"SELECT DISTINCT a.key, a.audience, b.audience FROM ({shared}) s "
+            "JOIN claims m ON m.multihash = s.multihash JOIN access a ON a.id = m.access AND a.key IS NOT NULL "
+            "JOIN claims o ON o.multihash = s.multihash AND o.access <> m.access JOIN access b ON b.id = o.access",
+            () if cid is None else (bytes(cid.to_v1()),),
+        ):
+            if not key.startswith(OF_LAYER) and not parsed(other) <= parsed(own):
+                found[key] = found.get(key, NOBODY) | parsed(other)
+        return found
+
     # --- said by the user --------------------------------------------------------------------------------------------
 
     def set_audience(self, cid: CID, audience: Audience) -> None:
@@ -292,6 +317,58 @@ class RootAccess:
         ):
             if key != without:
                 yield cid_of(key, version)
+
+    # --- before something is stored ----------------------------------------------------------------------------------
+
+    def ask(self, cid: CID, said: Audience | None, rows: Sequence[int] = ()) -> None:
+        """Have `widening` asked, where a store would let more people see what some roots have that are kept here.
+
+        Args:
+            cid: of what is stored; all of it is here.
+            said: for whom it is; None where nothing was said.
+            rows: what it is claimed by so far.
+
+        Raises:
+            KacheryError: what is asked says no.
+        """
+        if self.widening is None or not self.any_restricted():
+            return
+        if said is None or said.everyone:
+            number, _, kept, going = self._state(bytes(cid.to_v1()))
+            is_public = kept and number is None
+            if not going and (is_public or (said is None and number is not None)):
+                return  # it stays as it is
+            if said is None and not self._as_part(cid).everyone:
+                return
+        wanted = PUBLIC if said is None else said
+        self.widening.ask(cid, said, lambda: self.narrower(cid, wanted, rows))
+
+    def in_others(self, cid: CID, audience: Audience) -> dict[bytes, Audience]:
+        """The blocks of a root that other restricted roots have which not all of an audience may see, and who may."""
+        row = self._catalog.one("SELECT id FROM access WHERE key = ?", (bytes(cid.to_v1()),))
+        return self.narrower(cid, audience, () if row is None else (row[0],))
+
+    def narrower(self, cid: CID, audience: Audience, rows: Sequence[int]) -> dict[bytes, Audience]:
+        """The blocks of a root that restricted roots have which not all of an audience may see, and who may.
+
+        What was interrupted, and what some rows claim, says nothing.
+        """
+        found: dict[bytes, Audience] = {}
+        for some in each_block(cid, self._reader.nodes):
+            kept: set[bytes] = set()
+            known: dict[bytes, Audience] = {}
+            for start in range(0, len(some), SQL_KEYS):
+                keys = some[start : start + SQL_KEYS]
+                for multihash, row, text, key in self._catalog.all(
+                    "SELECT c.multihash, c.access, a.audience, a.key FROM claims c JOIN access a ON a.id = c.access "
+                    f"WHERE c.multihash IN ({','.join('?' * len(keys))})",
+                    keys,
+                ):
+                    if row not in rows:
+                        known[multihash] = known.get(multihash, NOBODY) | parsed(text)
+                        kept.update([multihash] if key is not None else [])
+            found.update((each, known[each]) for each in kept if not audience <= known[each])
+        return found
 
     # --- while something is stored or loaded -------------------------------------------------------------------------
 

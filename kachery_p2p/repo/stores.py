@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kachery_p2p.access.audience import Audience
+from kachery_p2p.access.audience import NOBODY, Audience
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import Profile
+from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.access import Claim, RootAccess
 from kachery_p2p.repo.catalog import checked_block
 from kachery_p2p.repo.checking import Checker
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.fileio import Progress
 from kachery_p2p.repo.inventory import Inventory
-from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, label_for
+from kachery_p2p.repo.kept_rows import LINKED, PINNED, STORED, Label, label_for
 from kachery_p2p.repo.layered import Layered
 from kachery_p2p.repo.layout import Layout
+from kachery_p2p.repo.limits import SMALL_FILE
 from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.partials import Partials
 from kachery_p2p.repo.placing import Placer
@@ -223,19 +226,38 @@ class Stores(Layered):
         *,
         durable: bool,
     ) -> Stored:
+        widening = self.access.widening if how != PINNED else None
         with self._placer.lock.adding():
             if audience is None or audience.everyone:
                 stored = store(self._placer)
+                if widening is not None:
+                    self.access.ask(stored.cid, audience)
                 self.inventory.keep(stored.cid, how, label, durable=durable, audience=audience)
                 return stored
-            with self.access.claim(audience) as claim:
+            asks = widening is not None and widening.stays()
+            # Until it was asked, nobody sees anything that they did not see before.
+            with self.access.claim(NOBODY if asks else audience) as claim:
                 stored = store(self._placer.under(claim))
+                if asks:
+                    self.access.ask(stored.cid, audience, claim.rows)
+                    claim.set(audience)
                 self.inventory.keep(stored.cid, how, label, durable=durable, audience=audience, claim=claim)
             return stored
 
     def hash_file(self, path: Path | str, *, profile: str | Profile | None = None) -> CID:
         """The CID that a file would have, without storing it; not read where it has not changed. Raises as that."""
         return Storer(self._placer).hash_file(Path(path), profile)
+
+    def known_file(self, path: Path | str, *, profile: str | Profile | None = None) -> CID | None:
+        """The CID of a file, if that file is here; None else. Read only where one of its size is. Raises as that."""
+        with explained("reading", path):
+            size = os.stat(path).st_size
+        if size > SMALL_FILE:
+            alike = "SELECT 1 FROM files WHERE size = ? LIMIT 1"
+            if self._placer.catalog.one(alike, (size,)) is None:
+                return None
+        cid = self.hash_file(path, profile=profile)
+        return cid if self.file_size(cid) is not None else None
 
     def keep_directory(self, root: CID, tree: StoredTree | None = None, claim: Claim | None = None) -> None:
         """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored.

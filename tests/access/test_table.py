@@ -40,6 +40,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.interop]
 
 #: What each machine gets, by what it is for.
 Cells = dict[tuple[str, str], bool]
+#: Who must get what.
+May = Mapping[str, frozenset[str]]
 LOADERS = ("bob", "carl", "dora", "erin", "stranger")
 
 
@@ -58,7 +60,7 @@ class Table:
         self.wrong: list[str] = []
         self.cells = 0
 
-    def add(self, way: str, found: Cells, may: Mapping[str, frozenset[str]] = MAY) -> None:
+    def add(self, way: str, found: Cells, may: May = MAY) -> None:
         """Print what a way gave, and note what is not as it must be."""
         who = list(dict.fromkeys(name for _, name in found))
         width = max(map(len, who))
@@ -74,7 +76,7 @@ class Table:
             print(f"  {kind:8}{row}", flush=True)
 
 
-def ours(lab: AccessLab, uris: Mapping[str, str], *, providers: tuple[str, ...] = ()) -> Cells:
+def ours(lab: AccessLab, uris: Mapping[str, str], *, providers: tuple[str, ...] = (), may: May = MAY) -> Cells:
     """What our machines get, by the URI that `store` printed, and by one with the CID alone; both must agree.
 
     A CID alone does not say that it is for somebody. So who may have it and cannot ask a member would ask everybody.
@@ -83,7 +85,7 @@ def ours(lab: AccessLab, uris: Mapping[str, str], *, providers: tuple[str, ...] 
     """
 
     def load(name: str) -> dict[str, bool]:
-        told = {f"{kind} as given": uri for kind, uri in uris.items() if "group=" in uri and name in MAY[kind]}
+        told = {f"{kind} as given": uri for kind, uri in uris.items() if "group=" in uri and name in may[kind]}
         public = {"public as given": uris["public"], "public bare": bare(uris["public"])}
         rest = {f"{kind} as given": uri for kind, uri in uris.items()}
         rest |= {f"{kind} bare": bare(uri) for kind, uri in uris.items()}
@@ -115,6 +117,11 @@ def kubos(lab: AccessLab, kubo: Kubo, uris: Mapping[str, str]) -> Cells:
         except PeerError:
             found[kind, "kubo"] = False
     return found
+
+
+def both(lab: AccessLab, kubo: Kubo, uris: Mapping[str, str], may: May, *providers: str) -> Cells:
+    """What our machines get, and the real Kubo. That is no member either way, so it tries each way in once."""
+    return ours(lab, uris, providers=providers, may=may) | (kubos(lab, kubo, uris) if may is MAY else {})
 
 
 def start_kubo(lab: AccessLab, **options: Any) -> Kubo:
@@ -151,37 +158,40 @@ for kind, path in args[0].items():
 say(found)
 """
 _PIN = "say({kind: kcl.pin(uri, wait='verified')[0]['cid'] for kind, uri in args[0].items()})"
-#: What leaves this machine encrypted is for members of its groups; the user's other machines have no key of theirs.
-MAY_READ = {**MAY, "private": frozenset[str](), "public": MAY["public"] | {"anybody", "service"}}
+
+
+def readers(may: May) -> May:
+    """Who can read what leaves a machine encrypted: its groups. The user's other machines have no key of theirs."""
+    return {**may, "private": frozenset[str](), "public": may["public"] | {"anybody", "service"}}
 
 
 # --- the ways in -----------------------------------------------------------------------------------------------------
 
 
-def direct(lab: AccessLab) -> Cells:
+def direct(lab: AccessLab, may: May = MAY) -> Cells:
     """Everybody has the address of the machine that has it."""
     uris = lab.store()
     with start_kubo(lab) as kubo:
         kubo.connect(lab.addr("ann"))
-        return ours(lab, uris, providers=(lab.addr("ann"),)) | kubos(lab, kubo, uris)
+        return both(lab, kubo, uris, may, lab.addr("ann"))
 
 
-def on_the_lan(lab: AccessLab) -> Cells:
+def on_the_lan(lab: AccessLab, may: May = MAY) -> Cells:
     """Nobody is told an address; multicast DNS finds who has it."""
     uris = lab.store()
     with start_kubo(lab, mdns=True) as kubo:
         others = {lab.peer_ids[name] for name in LOADERS} | {kubo.peer_id}
         wait_until(lambda: others <= connected(lab, "ann"), "all on the network know ann")
-        return ours(lab, uris) | kubos(lab, kubo, uris)
+        return both(lab, kubo, uris, may)
 
 
-def by_the_dht(lab: AccessLab) -> Cells:
+def by_the_dht(lab: AccessLab, may: May = MAY) -> Cells:
     """All that they have in common is a server of the DHT, which is the one that records all of it."""
     uris = lab.store()
     announce(lab, uris)
     with start_kubo(lab) as kubo:
         kubo.connect(lab.watcher.addr)
-        return ours(lab, uris) | kubos(lab, kubo, uris)
+        return both(lab, kubo, uris, may)
 
 
 def announce(lab: AccessLab, uris: Mapping[str, str]) -> None:
@@ -191,7 +201,7 @@ def announce(lab: AccessLab, uris: Mapping[str, str]) -> None:
     )
 
 
-def by_the_relay(lab: AccessLab) -> Cells:
+def by_the_relay(lab: AccessLab, may: May = MAY) -> Cells:
     """The machine that has it can be reached through the relay alone, which belongs to an outsider."""
     lab.set_up("ann", dht=True, hidden=True)
     uris = lab.store(size=20_000)  # a relay carries 128 KiB for strangers
@@ -203,7 +213,7 @@ def by_the_relay(lab: AccessLab) -> Cells:
     addr = circuits()[0]
     with start_kubo(lab, set=["Swarm.Transports.Network.Relay=true"]) as kubo:
         kubo.connect(addr)
-        return ours(lab, uris, providers=(addr,)) | kubos(lab, kubo, uris)
+        return both(lab, kubo, uris, may, addr)
 
 
 def connected(lab: AccessLab, name: str) -> set[str]:
@@ -211,8 +221,12 @@ def connected(lab: AccessLab, name: str) -> set[str]:
     return {each["peer"] for each in lab.stations[name].status()["connected"]}
 
 
-def gateways(lab: AccessLab) -> tuple[Cells, dict[str, frozenset[str]]]:
+def gateways(lab: AccessLab, may: May = MAY) -> tuple[Cells, May]:
     """The HTTP gateways of a member that stored it, of another member, and of a stranger; with and without a token.
+
+    Args:
+        lab: all of it.
+        may: who may load what is stored for whom.
 
     Returns:
         What was found, and what it must be.
@@ -234,10 +248,9 @@ def gateways(lab: AccessLab) -> tuple[Cells, dict[str, frozenset[str]]]:
     with ThreadPoolExecutor(len(asking)) as pool:
         for cells in pool.map(get, sorted(asking)):
             found |= cells
-    with_tokens = {kind: {"ann+token", *(["bob+token"] if "bob" in MAY[kind] else [])} for kind in AUDIENCES}
+    with_tokens = {kind: {"ann+token", *(["bob+token"] if "bob" in may[kind] else [])} for kind in AUDIENCES}
     with_tokens["public"] = {name for _, name in found}
-    may = {kind: frozenset(names) for kind, names in with_tokens.items()}
-    return found, may
+    return found, {kind: frozenset(names) for kind, names in with_tokens.items()}
 
 
 def car_files(lab: AccessLab) -> Cells:
@@ -258,7 +271,7 @@ def car_files(lab: AccessLab) -> Cells:
 def by_a_pinning_service(lab: AccessLab) -> Cells:
     """All load from the node of the service; `service` is who runs it, and looks at its disk."""
     uris = lab.store()
-    service = PinningService(lab.hosts["ann"], lab.folder / "pins")
+    service = PinningService(lab.hosts["ann"], lab.folder / f"pins-{len(lab.stored)}")
     try:
         ann = lab.stations["ann"]
         ann.env["THE_TOKEN"] = service.TOKEN
@@ -304,7 +317,7 @@ def fetched(lab: AccessLab, uri: str, token: str) -> bool:
 # --- after a removal -------------------------------------------------------------------------------------------------
 
 
-def remove_bob(lab: AccessLab) -> dict[str, frozenset[str]]:
+def remove_bob(lab: AccessLab) -> May:
     """Ann removes bob, while he is connected to her. What he must get from then on."""
     bob = lab.peer_ids["bob"]
     assert bob in connected(lab, "ann")
@@ -395,8 +408,8 @@ def test_who_can_load_what(lab: AccessLab) -> None:
     lab.make_groups()
     table.add("Bitswap, direct", direct(lab))
     table.add("HTTP gateways", *gateways(lab))
-    table.add("CAR files", car_files(lab), MAY_READ)
-    table.add("Pinning service", by_a_pinning_service(lab), MAY_READ)
+    table.add("CAR files", car_files(lab), readers(MAY))
+    table.add("Pinning service", by_a_pinning_service(lab), readers(MAY))
     lab.set_up(mdns=True)
     table.add("LAN, found by multicast DNS", on_the_lan(lab))
     lab.set_up(dht=True)
@@ -404,13 +417,27 @@ def test_who_can_load_what(lab: AccessLab) -> None:
     quiet = quietly(lab)
     table.add("Relay of an outsider", by_the_relay(lab))
     lab.set_up("ann", dht=True)
+    known = len(lab.stored)
     before = lab.store()
     lab.load("carl", before)  # what he has of it must not be given to bob, either
     lab.load("bob", {"public": before["public"]}, providers=(lab.addr("ann"),))
     may = remove_bob(lab)
-    table.add("Stored before bob was removed", ours(lab, before, providers=(lab.addr("ann"), lab.addr("carl"))), may)
+    found = ours(lab, before, providers=(lab.addr("ann"), lab.addr("carl")), may=may)
+    table.add("Stored before bob was removed", found, may)
     after = lab.store()
-    table.add("Stored after bob was removed", ours(lab, after, providers=(lab.addr("ann"), lab.addr("carl"))), may)
-    check_record(lab, quiet, lab.stored[-2 * len(AUDIENCES) :])
+    found = ours(lab, after, providers=(lab.addr("ann"), lab.addr("carl")), may=may)
+    table.add("Stored after bob was removed", found, may)
+    # Every way in once more: bob is an outsider now, who knows the group and its members.
+    table.add("DHT, without bob", by_the_dht(lab, may), may)
+    table.add("Relay of an outsider, without bob", by_the_relay(lab, may), may)
+    lab.set_up()  # a gateway that fetches asks its neighbours for what a stranger opens there, and one of them records
+    for name in ("bob", "stranger"):  # whose gateways ask whom they are connected to
+        lab.load(name, {"public": after["public"]}, providers=(lab.addr("ann"),))
+    table.add("HTTP gateways, without bob", *gateways(lab, may))
+    table.add("CAR files, without bob", car_files(lab), readers(may))
+    table.add("Pinning service, without bob", by_a_pinning_service(lab), readers(may))
+    lab.set_up(mdns=True)
+    table.add("LAN, without bob", on_the_lan(lab, may), may)
+    check_record(lab, quiet, lab.stored[known:])
     assert table.wrong == []
     print(f"{table.cells} cells, all as they must be")

@@ -62,6 +62,14 @@ def test_members_load_and_nobody_else(people: dict[str, Workstation], tmp_path: 
     assert (refused.returncode, "is a reader" in refused.stderr) == (5, True)
     refused = ben.run("kachery-cloud-store", source, "--to", "hippocampus", check=False)
     assert (refused.returncode, "is a reader" in refused.stderr) == (5, True)
+    # Nor by a folder of his own in which a copy of it lies, whatever he says.
+    (tmp_path / "proj").mkdir()
+    ben.run("kachery-cloud-load", uri, "--dest", tmp_path / "proj" / "grp.dat")
+    for options in ([], ["--to", "public"]):
+        refused = ben.run("kachery-cloud-store", "-r", tmp_path / "proj", *options, check=False)
+        assert (refused.returncode, refused.stdout) == (5, "")
+        assert "'grp.dat' in it is from 'hippocampus', of which this machine is a reader" in refused.stderr
+    assert isinstance(load(cleo, parse_uri(uri).locator, ben), str)
     ada.call("kcl.remove_member('hippocampus', args[0])", ben.peer_id)
     again = ada.run("kachery-cloud-store", write_random(tmp_path / "again", 300_000, seed=2), "--to", "hippocampus")
     assert isinstance(load(ben, again.stdout.strip(), ada), str)
@@ -120,3 +128,19 @@ def test_who_did(people: dict[str, Workstation], tmp_path: Path) -> None:
         ("hippocampus", 2, 1),
     ]
     assert [each["peer"] for each in audit["loads"]] == [ben.peer_id]
+
+
+def test_nobody_is_written_down_where_that_is_off(workstation: Callable[..., Workstation], tmp_path: Path) -> None:
+    """By the setting: the node keeps no log, and `access` and `audit` say so instead of "nobody"."""
+    ada = workstation(env={"KACHERY_CLOUD_ACCESS_LOG": "off"}).start()
+    ben = workstation(env={"KACHERY_CLOUD_PEERS": ada.addr}).start()
+    ada.call("kcl.create_group('hippocampus')")
+    join(ada, "hippocampus", ben)
+    uri = ada.run("kachery-cloud-store", write_random(tmp_path / "a", 300_000, seed=1), "--to", "hippocampus")
+    assert load(ben, uri.stdout.strip(), ada) == 300_000
+    assert ada.stop() == 0
+    assert not (ada.directory / "access.sqlite").exists()
+    for line in (["access", uri.stdout.strip()], ["audit"]):
+        text = ada.run("kachery-cloud", *line).stdout
+        assert "not written down now (KACHERY_CLOUD_ACCESS_LOG is off)" in text
+        assert "Nobody" not in text

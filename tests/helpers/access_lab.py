@@ -145,7 +145,7 @@ class AccessLab:
             }
             if own is not None:
                 station.env["KACHERY_CLOUD_OWN_PEERS"] = self.peer_ids[own]
-            if name == "erin":  # what is private has no group in its URI that would say whom to ask
+            if name == "erin":  # `group=own` in a URI says whom to ask, and not where that is
                 circuit = f"{self.watcher.addr}/p2p-circuit/p2p/{self.peer_ids['ann']}"
                 station.env["KACHERY_CLOUD_PEERS"] = f"{self.addr('ann')},{circuit}"
             station.start("--gateway", "127.0.0.1:8090", "--gateway-fetch")

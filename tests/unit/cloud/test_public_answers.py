@@ -125,6 +125,7 @@ STOPPED: dict[str, Any] = {
         "project": "str",
         "own_peers": [],
         "members_only": "bool",
+        "access_log": "bool",
         "listen": ["str"],
         "peers": ["str"],
         "timeout": "float",
@@ -222,6 +223,7 @@ INFO = {
     "used": "float",
     "pinned": [{"service": "str", "state": "str"}],
     "visibility": ["str"],
+    "also": [],
 }
 
 

@@ -47,6 +47,7 @@ GIVEN: dict[str, tuple[str, object, object]] = {
     "to": ("hippocampus, private", ["hippocampus", "private"], ("hippocampus", "private")),
     "own_peers": (f"/p2p/{PEER}", [PEER], (PEER,)),
     "members_only": ("on", True, True),
+    "access_log": ("off", False, False),
     "gateways": (URL, [URL], (URL,)),
     "gateway_tokens": (f"{URL}=secret", {URL: "secret"}, {URL: "secret"}),
     "gateway_names": ("Lab.example.org. lab", ["lab.example.org", "lab"], ("lab.example.org", "lab")),

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
-from kachery_cloud import audiences, store, visibility
+from kachery_cloud import audiences, sharing, store, visibility
 from kachery_cloud.commands.main import find_command
 from kachery_cloud.errors import ConfigError, ContentNotFound, GroupError, GroupNotFound, InvalidArgument, NoPermission
 from kachery_cloud.local import close_repositories, repository
@@ -129,6 +129,10 @@ def test_storing_again_adds(hippocampus: str) -> None:
         (
             "hipocampus",
             ["no group 'hipocampus' here", "Did you mean hippocampus?", "There are: hippocampus."],
+        ),
+        (
+            "hippocampus,private",
+            ["Say them one by one: --to hippocampus --to private (to=['hippocampus', 'private'])."],
         ),
         (["public", "hippocampus"], ["everybody", "nothing can stand beside it"]),
         (["public", "private"], ["nothing can stand beside it"]),
@@ -297,6 +301,41 @@ def test_public_already(hippocampus: str, tmp_path: Path) -> None:
     assert "This is public already: it was stored so before." in done.stderr
 
 
+def test_what_became_public_meanwhile_is_said_whatever_is_asked(hippocampus: str, tmp_path: Path) -> None:
+    """A public folder has it by now: store, link, share and visibility do not say that only members can load it."""
+    (tmp_path / "q.bin").write_bytes(b"q" * 5000)
+    (tmp_path / "qq").mkdir()
+    (tmp_path / "qq" / "copy").write_bytes(b"q" * 5000)
+    uri = run("store", tmp_path / "q.bin", "--to", "hippocampus").stdout.strip()
+    run("store", "-r", tmp_path / "qq", "--label", "pub", "--to", "public")
+    for line in (
+        ["store", tmp_path / "q.bin"],
+        ["link", tmp_path / "q.bin"],
+        ["share", uri],
+        ["store", tmp_path / "q.bin", "--share"],
+        ["visibility", uri],
+        ["visibility", uri, "--to", "private"],
+    ):
+        done = run(*line)
+        assert re.search(r"^This is public already: ipfs://label=pub@bafy\w+ has it\.", done.stderr, re.M), done.stderr
+        assert done.stderr.count("This is public already") == 1
+        assert not re.search(r"^Only|Those for whom it is", done.stderr, re.M), done.stderr
+
+
+def test_in_python_share_says_what_became_public(
+    hippocampus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the command."""
+    monkeypatch.setattr(sharing, "settled_node", lambda config: None)
+    (tmp_path / "qq").mkdir()
+    (tmp_path / "qq" / "copy").write_bytes(b"q" * 5000)
+    uri = kcl.store_bytes(b"q" * 5000, to="hippocampus", local=True)
+    kcl.store_dir(tmp_path / "qq", label="pub", to="public", local=True)
+    capsys.readouterr()
+    kcl.share(uri)
+    assert "This is public already: ipfs://label=pub@" in capsys.readouterr().err
+
+
 # --- later -----------------------------------------------------------------------------------------------------------
 
 
@@ -405,6 +444,84 @@ def test_list(hippocampus: str) -> None:
     assert "Nothing here is for those." in run("list", "--to", 26 * "a").stdout
     assert run("list", "--to", "nobody").exit_code == 3
     assert "for:     hippocampus" in run("info", kcl.list(to="hippocampus")[0].uri).stdout
+
+
+def test_what_others_may_load_as_well_is_marked(hippocampus: str, tmp_path: Path) -> None:
+    """In lists and in audits: what is for some by itself, and in a public folder, or in something for a group more."""
+    (tmp_path / "qq").mkdir()
+    (tmp_path / "qq" / "copy").write_bytes(b"q" * 5000)
+    lab = kcl.create_group("lab").id
+    uri = kcl.store_bytes(b"q" * 5000, label="q.bin", to="hippocampus", local=True)
+    alone = kcl.store_bytes(b"a" * 5000, label="alone", to="hippocampus", local=True)
+    assert [item.also for item in kcl.list()] == [(), ()]
+    assert kcl.audit().also == ()
+    kcl.store_dir(tmp_path / "qq", label="theirs", to=["lab", "private"], local=True)
+    assert {item.label: item.also for item in kcl.list()} == {
+        "q.bin": ("lab", "private"),
+        "alone": (),
+        "theirs": ("hippocampus",),
+    }
+    kcl.store_dir(tmp_path / "qq", label="theirs", to="public", local=True)
+    assert {item.label: item.also for item in kcl.list(to="hippocampus")} == {"q.bin": ("public",), "alone": ()}
+    done = run("list")
+    assert re.search(r"q\.bin .* hippocampus, also public  ipfs://", done.stdout)
+    assert re.search(r"alone .* hippocampus  ", done.stdout)
+    assert "kachery-cloud access URI" in done.stderr
+    assert "for:     hippocampus, also public\n" in run("info", uri).stdout
+    assert "for:     hippocampus\n" in run("info", alone).stdout
+    (found,) = kcl.audit().also
+    assert (found.uri, found.label, found.also) == (uri, "q.bin", ("public",))
+    text = run("audit").stdout
+    assert "1 of these everybody can load, too, or a part of them, for they are in other things:" in text
+    assert "  q.bin: for hippocampus, also public\n" in text
+    kcl.set_visibility(kcl.list(find="theirs")[0].uri, "lab")
+    assert lab in str(audience_of(kcl.list(find="theirs")[0].uri))
+    assert {item.also for item in kcl.list(to="hippocampus")} == {("lab",), ()}
+
+
+def test_every_uri_says_for_whom_it_is(hippocampus: str, data: Path, tmp_path: Path) -> None:
+    """All that commands give as a URI has the groups, and that it is encrypted: whoever loads by it asks them alone."""
+    from kachery_p2p.access.log import LOG_NAME, AccessLog, Belonging
+
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "a").write_bytes(b"a" * 5000)
+    stored = [
+        json.loads(run("store", *line, "--to", "hippocampus", "--json").stdout)["uri"]
+        for line in (["-r", tmp_path / "f"], ["-r", tmp_path / "f", "--encrypt"])
+    ]
+    kcl.store_dir(tmp_path / "f", to="private", local=True)
+    for uri in stored:
+        root = parse_uri(uri).root.multihash
+        belonging = Belonging(root, hippocampus)
+        log = AccessLog(data / LOG_NAME, lambda some, found=belonging: dict.fromkeys(some, found))
+        log.note(PEER, root, 6)
+        log.flush()
+        log.close()
+    part = run("store", tmp_path / "f" / "a", "--to", "private", "--json").stdout
+    bare = parse_uri(stored[0]).locator
+    lines = (["list"], ["audit"], ["access", bare], ["visibility", bare], ["info", bare], ["share", bare])
+    answers = [part, *(run(*line, "--json").stdout for line in lines)]
+    uris = [uri for answer in answers for uri in _uris(json.loads(answer))]
+    assert len(uris) >= len(lines) + 5
+    for uri in uris:
+        parsed = parse_uri(uri)
+        assert parsed.groups, uri
+        assert (parsed.encryption is not None) == (parsed.cid == parse_uri(stored[1]).cid), uri
+    private = kcl.store_text("mine", to="private", local=True)
+    for line in (["export", private, tmp_path / "a.car"], ["publish", private]):
+        assert f"{parse_uri(private).pasteable} is for your own machines alone" in run(*line).stderr
+
+
+def _uris(value: Any) -> Iterator[str]:
+    """What stands under "uri" anywhere in it."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _uris(each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if key == "uri" and each is not None:
+                yield each
+            yield from _uris(each)
 
 
 def test_what_is_for_nobody_else() -> None:

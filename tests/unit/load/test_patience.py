@@ -367,6 +367,22 @@ def test_the_last_words(session: Told, says: list[str], not_says: list[str]) -> 
 
 
 @pytest.mark.parametrize(
+    ("groups", "says"),
+    [
+        (["own"], "Only your own machines were asked, as is said. Check"),
+        (["g1", "own"], "Only members of the group g1 and your own machines were asked, as is said. Check"),
+        (["g2", "g1"], "Only members of the groups g1, g2 and your own machines were asked, as is said. Check"),
+    ],
+)
+def test_where_members_alone_were_asked(groups: list[str], says: str) -> None:
+    """The error says who that is and how that was known, and what it names can be typed as it stands."""
+    error = not_found(ROOT, ROOT, Told({}), 2.5, {}, groups=frozenset(groups), why="as is said")
+    assert says in str(error)
+    assert "not for everybody" not in str(error)
+    assert str(error).endswith("kachery-cloud-group members g1" if groups != ["own"] else "PEERS.")
+
+
+@pytest.mark.parametrize(
     "session",
     [Told({"A": WantAnswer.LACKS}, too_large={BLOCK: 3_000_000}), Told({"A": WantAnswer.TOO_LARGE}, missing=[BLOCK])],
 )

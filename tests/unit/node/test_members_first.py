@@ -300,6 +300,8 @@ async def test_members_alone_where_the_user_says_so(net: Net, mock_clock: MockCl
     net.members.add(G2, "eve")
     plan = await net.first.plan(ROOT, members_only=True)
     assert (plan.groups, plan.watched) == ({G1, G2}, True)
+    assert "KACHERY_CLOUD_MEMBERS_ONLY" in plan.why
+    assert (await net.first.plan(ROOT, [G1], members_only=True)).why == "as its URI says, or --group"
     net.up = ["bob"]
     net.says = {"bob": (0.0, PUBLIC)}
     assert (await net.first.plan(cid_of(b"public"), members_only=True)).groups == {G1, G2}

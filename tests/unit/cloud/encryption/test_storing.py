@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import kachery_cloud as kcl
+from kachery_cloud.commands.main import find_command
 from kachery_cloud.encryption.identities import group_identity, own_identity
 from kachery_cloud.encryption.plain import PlainCopies
 from kachery_cloud.encryption.stanzas import X25519Identity
@@ -468,3 +470,40 @@ def test_opened_files_are_pickled_with_the_key_of_a_link(tmp_path: Path, at: Go)
         again = pickle.loads(pickle.dumps(file))
         assert again.read(3) == bytes([10, 11, 12])
         again.close()
+
+
+def test_who_can_load_it_and_who_can_read_it_is_said(tmp_path: Path, at: Go) -> None:
+    """Once, where everybody may load the cipher text: that is another question than who can decrypt it."""
+    path, key = source(tmp_path), at("here") / "age.key"
+    other = X25519Identity(os.urandom(32)).recipient
+    say = "Anybody can load the encrypted file; only"
+    for options, told in (
+        (["--encrypt"], f"{say} this machine can read it. Keep a copy of {key}.\n"),
+        (["--encrypt-to", other], f"{say} this machine and 1 other recipient can read it. Keep a copy of {key}.\n"),
+        (["--encrypt", "--json"], ""),
+        (["--encrypt"], ""),
+        (["--encrypt", "--to", "private"], None),
+    ):
+        done = CliRunner().invoke(find_command("store"), [str(path), *options])
+        assert done.exit_code == 0, done.output
+        lines = "".join(line for line in done.stderr.splitlines(keepends=True) if "announces" not in line)
+        assert (say not in done.stderr) if told is None else (lines == told)
+
+
+@pytest.mark.parametrize("size", [5000, 3 * CHUNK + 7])
+def test_what_lies_here_unencrypted_for_everybody_is_told(
+    size: int, tmp_path: Path, at: Go, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To encrypt a file hides nothing while the plain one is given to everybody from here."""
+    path = source(tmp_path, size)
+    kcl.store_file(path, encrypt=True, local=True)
+    assert "Warning" not in capsys.readouterr().err
+    plain = kcl.store_file(path, local=True)
+    kcl.store_file(path, encrypt=True, local=True)
+    assert f"Warning: the same file is here unencrypted as well, and anybody can load that: {plain}." in (
+        capsys.readouterr().err
+    )
+    kcl.set_visibility(plain, "private")
+    capsys.readouterr()
+    kcl.store_file(path, encrypt=True, local=True)
+    assert "Warning" not in capsys.readouterr().err
