@@ -21,6 +21,7 @@ from kachery_cloud.audiences import (
 from kachery_cloud.errors import InvalidArgument, KacheryError
 from kachery_cloud.inventory import item_of
 from kachery_cloud.local import listed_label, repository
+from kachery_cloud.records import Shown
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import format_uri, parse_listed
 from kachery_cloud.visibility import shown_now
@@ -41,7 +42,7 @@ _MOST_DAYS = 36_500.0
 
 
 @dataclass(frozen=True)
-class Member:
+class Member(Shown):
     """A machine that may load something because it is in a group, or is the user's own.
 
     Attributes:
@@ -56,7 +57,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Reason:
+class Reason(Shown):
     """Why somebody may load something.
 
     Attributes:
@@ -71,7 +72,7 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class WiderRoot:
+class WiderRoot(Shown):
     """Something else on this machine that has blocks of it, and is for others as well.
 
     Attributes:
@@ -86,7 +87,7 @@ class WiderRoot:
 
 
 @dataclass(frozen=True)
-class LoadedBy:
+class LoadedBy(Shown):
     """What somebody has loaded from here of something that is not for everybody.
 
     Attributes:
@@ -107,9 +108,12 @@ class LoadedBy:
     first: float
     last: float
 
+    times = ("first", "last")
+    sizes = ("bytes",)
+
 
 @dataclass(frozen=True)
-class Access:
+class Access(Shown):
     """Who may load something from here, and why; and who did.
 
     Attributes:
@@ -130,7 +134,7 @@ class Access:
 
 
 @dataclass(frozen=True)
-class Given:
+class Given(Shown):
     """What this machine gives to some.
 
     Attributes:
@@ -149,9 +153,11 @@ class Given:
     roots: int
     bytes: int
 
+    sizes = ("bytes",)
+
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(Shown):
     """What this machine gives to whom.
 
     Attributes:
