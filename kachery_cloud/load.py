@@ -206,6 +206,7 @@ def load_bytes(
     local_only: bool = False,
     providers: Sequence[str] = (),
     timeout: float | None = None,
+    write_to_stdout: bool = False,
 ) -> bytes:
     """Bytes `start` to `end` (exclusive) of a file. Only the blocks that hold them are fetched.
 
@@ -219,6 +220,7 @@ def load_bytes(
         local_only: as for `load_file`.
         providers: as for `load_file`.
         timeout: as for `load_file`.
+        write_to_stdout: accepted for older scripts: write them to standard output, as `cat_file` does, and return none.
 
     Raises:
         InvalidRange: no whole number; and what `load_file` raises.
@@ -227,6 +229,10 @@ def load_bytes(
         >>> kcl.load_bytes(uri, 1_000_000, 1_000_016)
         >>> footer = kcl.load_bytes(uri, -8)
     """
+    check_flags(write_to_stdout=write_to_stdout)
+    if write_to_stdout:
+        cat_file(uri, start=start, end=end, local_only=local_only, providers=providers, timeout=timeout)
+        return b""
     first, last = byte_range(start, end)
     request = request_for(uri, local_only=local_only, providers=providers, timeout=timeout)
     return b"".join(request.pieces(first, last))
