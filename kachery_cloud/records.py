@@ -124,8 +124,11 @@ def _written(kind: Any) -> str:
 
 
 def html_of_facts(value: Any, depth: int = 0) -> str:
-    """What an object knows, as an HTML table: a row for each name. All is escaped: words of strangers are among it."""
-    facts = _facts(value) or {}
+    """What an object knows, as an HTML table: a row for each name that has anything to say.
+
+    All is escaped: words of strangers are among it.
+    """
+    facts = {name: each for name, each in (_facts(value) or {}).items() if not _is_nothing(each)}
     rows = (f"<tr>{_cell('th', name)}{_value_cell(value, name, each, depth)}</tr>" for name, each in facts.items())
     return f"<table><tbody>{''.join(rows)}</tbody></table>"
 
@@ -142,6 +145,10 @@ def _facts(value: Any) -> dict[str, Any] | None:
     return as_dict() if isinstance(value, tuple) and as_dict is not None else None
 
 
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, (str, list, tuple, Mapping)) and not value)
+
+
 def _value_cell(of: Any, name: str, value: Any, depth: int) -> str:
     return f'<td style="text-align: left">{_html(of, name, value, depth)}</td>'
 
@@ -149,12 +156,12 @@ def _value_cell(of: Any, name: str, value: Any, depth: int) -> str:
 def _html(of: Any, name: str, value: Any, depth: int) -> str:
     shown = getattr(value, "_repr_html_", None)
     if isinstance(value, list) and shown is not None:  # a table that knows its columns
-        return shown() if value else ""
+        return shown()
     if depth < _MOST_DEPTH:
         if isinstance(value, (list, tuple)) and value and all(_facts(each) is not None for each in value):
             return _html_of_rows(value, depth + 1)
         if _facts(value) is not None:
-            return html_of_facts(value, depth + 1) if _facts(value) else ""
+            return html_of_facts(value, depth + 1)
     if isinstance(value, (list, tuple)) and not hasattr(value, "_asdict"):
         return "<br>".join(_escaped(_text(of, name, each)) for each in value)
     return _escaped(_text(of, name, value))
@@ -163,7 +170,7 @@ def _html(of: Any, name: str, value: Any, depth: int) -> str:
 def _html_of_rows(rows: Sequence[Any], depth: int) -> str:
     shown = [(row, _facts(row) or {}) for row in rows[:MOST_ROWS]]
     names = dict.fromkeys(name for _, facts in shown for name in facts)
-    used = [name for name in names if any(facts.get(name) not in (None, "", (), []) for _, facts in shown)]
+    used = [name for name in names if not all(_is_nothing(facts.get(name)) for _, facts in shown)]
     head = "".join(_cell("th", name) for name in used)
     body = "".join(
         f"<tr>{''.join(_value_cell(row, name, facts.get(name), depth) for name in used)}</tr>" for row, facts in shown
