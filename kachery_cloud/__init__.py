@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     import builtins
 
     from kachery_cloud import aio
+    from kachery_cloud.answers import Announcement, Repaired, Status, WhereisRow
     from kachery_cloud.auditing import Access, Audit, access, audit
     from kachery_cloud.cars import export_car, import_car
-    from kachery_cloud.comparing import diff
+    from kachery_cloud.comparing import Difference, Differences, diff
     from kachery_cloud.encryption.stanzas import Passphrase
     from kachery_cloud.figures.links import figure_link
     from kachery_cloud.figures.storing import store_figure
@@ -42,11 +43,12 @@ if TYPE_CHECKING:
         remove_member,
         set_member_role,
     )
-    from kachery_cloud.initialising import init
+    from kachery_cloud.initialising import Initialised, init
     from kachery_cloud.inventory import Item, Items, UsageRow, UsageTable, du
     from kachery_cloud.inventory import list as list
     from kachery_cloud.inventory_move import move
     from kachery_cloud.inventory_removal import Collected, RemovedItem, gc, remove
+    from kachery_cloud.inventory_tables import Table
     from kachery_cloud.lab_places import Project
     from kachery_cloud.lab_projects import (
         add_to_project,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
         remove_from_project,
     )
     from kachery_cloud.lab_usage import LabUsage, usage
+    from kachery_cloud.listing import DirEntry, FileInfo
     from kachery_cloud.load import (
         cat_file,
         list_dir,
@@ -75,9 +78,11 @@ if TYPE_CHECKING:
     from kachery_cloud.opening.npy import NpyFile, open_npy
     from kachery_cloud.ownership.answering import owner
     from kachery_cloud.ownership.verifying import Owner
+    from kachery_cloud.pin_rows import PinRow
     from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
     from kachery_cloud.progress import Progress, progress_to
-    from kachery_cloud.publishing import publish, published, resolve
+    from kachery_cloud.publishing import Published, publish, published, resolve
+    from kachery_cloud.records import Record
     from kachery_cloud.settings.config import Config, load_config
     from kachery_cloud.sharing import get, share
     from kachery_cloud.store import (
@@ -96,12 +101,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Access",
+    "Announcement",
     "Audit",
     "Collected",
     "Config",
     "ContentURI",
+    "Difference",
+    "Differences",
+    "DirEntry",
+    "FileInfo",
     "Group",
     "GroupMember",
+    "Initialised",
     "Item",
     "Items",
     "KacheryFile",
@@ -109,11 +120,18 @@ __all__ = [
     "NpyFile",
     "Owner",
     "Passphrase",
+    "PinRow",
     "Progress",
     "Project",
+    "Published",
+    "Record",
     "RemovedItem",
+    "Repaired",
+    "Status",
+    "Table",
     "UsageRow",
     "UsageTable",
+    "WhereisRow",
     "__version__",
     "access",
     "add_to_project",
@@ -196,9 +214,11 @@ _HOMES = (
     "progress",
     "load",
     "store",
+    "listing",
     "comparing",
     "cars",
     "pinning",
+    "pin_rows",
     "sharing",
     "publishing",
     "grouping",
@@ -207,7 +227,10 @@ _HOMES = (
     "lab_projects",
     "lab_usage",
     "upkeep",
+    "answers",
     "inventory",
+    "inventory_tables",
+    "records",
     "visibility",
     "auditing",
     "inventory_removal",

@@ -22,6 +22,7 @@ from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import InvalidArgument, KacheryError
 from kachery_cloud.inventory import Visibilities, item_of
 from kachery_cloud.local import listed_label, repository
+from kachery_cloud.records import Shown
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import AGE, format_uri, parse_listed
 from kachery_cloud.visibility import shown_now
@@ -42,7 +43,7 @@ _MOST_DAYS = 36_500.0
 
 
 @dataclass(frozen=True)
-class Member:
+class Member(Shown):
     """A machine that may load something because it is in a group, or is the user's own.
 
     Attributes:
@@ -57,7 +58,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Reason:
+class Reason(Shown):
     """Why somebody may load something.
 
     Attributes:
@@ -72,7 +73,7 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class WiderRoot:
+class WiderRoot(Shown):
     """Something else on this machine that has blocks of it, and is for others as well.
 
     Attributes:
@@ -87,7 +88,7 @@ class WiderRoot:
 
 
 @dataclass(frozen=True)
-class LoadedBy:
+class LoadedBy(Shown):
     """What somebody has loaded from here of something that is not for everybody.
 
     Attributes:
@@ -110,9 +111,12 @@ class LoadedBy:
     first: float
     last: float
 
+    times = ("first", "last")
+    sizes = ("bytes",)
+
 
 @dataclass(frozen=True)
-class Access:
+class Access(Shown):
     """Who may load something from here, and why; and who did.
 
     Attributes:
@@ -135,7 +139,7 @@ class Access:
 
 
 @dataclass(frozen=True)
-class Given:
+class Given(Shown):
     """What this machine gives to some.
 
     Attributes:
@@ -155,9 +159,11 @@ class Given:
     roots: int
     bytes: int
 
+    sizes = ("bytes",)
+
 
 @dataclass(frozen=True)
-class AlsoGiven:
+class AlsoGiven(Shown):
     """Something that is for some, and that others may load as well, because something else here has it.
 
     Attributes:
@@ -174,7 +180,7 @@ class AlsoGiven:
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(Shown):
     """What this machine gives to whom.
 
     Attributes:

@@ -24,6 +24,7 @@ from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import FileMissing, InvalidArgument, IsADirectory, NoPermission, NotAFile
 from kachery_cloud.local import BlockNotLocal, LocalContent, repository, resolve_local
 from kachery_cloud.progress import progress_bar
+from kachery_cloud.records import Shown
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExportedCar:
+class ExportedCar(Shown):
     """What `export_car` wrote.
 
     Attributes:
@@ -59,9 +60,11 @@ class ExportedCar:
     size: int
     kept: int = 0
 
+    sizes = ("size", "kept")
+
 
 @dataclass(frozen=True)
-class ImportedRoot:
+class ImportedRoot(Shown):
     """A file or folder that `import_car` brought here.
 
     Attributes:
@@ -74,9 +77,11 @@ class ImportedRoot:
     kind: str
     size: int | None
 
+    sizes = ("size",)
+
 
 @dataclass(frozen=True)
-class ImportedCar:
+class ImportedCar(Shown):
     """What `import_car` brought.
 
     Attributes:

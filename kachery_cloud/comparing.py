@@ -11,10 +11,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.arguments import check_flags, path_text
 from kachery_cloud.errors import FileMissing, InvalidURI, KacheryError, NotADirectory
+from kachery_cloud.inventory_tables import Column, Table
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.putting import checked_path, folder_options
 from kachery_cloud.request import Request
@@ -34,6 +35,24 @@ ITSELF = "."
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Something that differs: its path in both, and whether it was "added", "removed" or "changed"."""
+
+    what: str
+    path: str
+
+
+class DifferenceTable(Table[Difference]):
+    """What differs, in the order of the paths."""
+
+    row_type = Difference
+    columns = (
+        Column[Difference]("what", lambda row: row.what),
+        Column[Difference]("path", lambda row: row.path),
+    )
+
+
+@dataclass(frozen=True)
 class Differences:
     """What differs, as paths in both, in order; true where anything does.
 
@@ -49,6 +68,23 @@ class Differences:
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed)
+
+    @property
+    def rows(self) -> DifferenceTable:
+        """The same as a list of `Difference`, in the order of the paths."""
+        both = [(path, what) for what in ("added", "removed", "changed") for path in getattr(self, what)]
+        return DifferenceTable(Difference(what, path) for path, what in sorted(both))
+
+    def to_dataframe(self) -> Any:
+        """The same as a pandas DataFrame with the columns "what" and "path".
+
+        Raises:
+            KacheryError: pandas is not installed.
+        """
+        return self.rows.to_dataframe()
+
+    def _repr_html_(self) -> str:
+        return self.rows._repr_html_()
 
 
 def diff(
@@ -75,6 +111,10 @@ def diff(
         local_only: as for `load_file`.
         providers: as for `load_file`.
         timeout: as for `load_file`.
+
+    Returns:
+        The paths that were added, removed and changed; true where there are any. They show themselves as a table in
+        notebooks, and have `to_dataframe()`.
 
     Raises:
         InvalidURI: none of them is a URI.

@@ -518,6 +518,17 @@ class KacheryFileSystem(AsyncFileSystem):
         self._check_root(path, "the bytes")
         return await asyncio.to_thread(store_bytes, value, to=to)
 
+    async def _pipe(
+        self, path: Any, value: Any = None, batch_size: int | None = None, *, to: To | None = None, **kwargs: Any
+    ) -> Any:
+        """Store bytes and return their URI; of a dict of paths and bytes, a list of them.
+
+        `to` is that of `kachery_cloud.store_file`: who may load it.
+        """
+        if isinstance(path, dict):
+            return [await self._pipe_file(each, data, to=to) for each, data in path.items()]
+        return await self._pipe_file(path, value, to=to)
+
     def _check_root(self, path: Any, what: str) -> None:
         if self._strip_protocol(path):
             _refuse(f"put {what} at {path}")

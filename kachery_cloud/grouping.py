@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.errors import GroupError, InvalidArgument, NodeError
+from kachery_cloud.inventory_tables import Column, Table
 from kachery_cloud.local import repository
+from kachery_cloud.records import Shown
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
 from kachery_p2p.text import shown
@@ -35,7 +37,7 @@ ROLES = ("reader", "writer", "owner")
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(Shown):
     """A group that this machine is in, or was.
 
     Attributes:
@@ -51,8 +53,20 @@ class Group:
     members: int
 
 
+class GroupTable(Table[Group]):
+    """Groups; of what `groups` returns."""
+
+    row_type = Group
+    columns = (
+        Column[Group]("name", lambda row: row.name),
+        Column[Group]("role", lambda row: row.role),
+        Column[Group]("members", lambda row: str(row.members), right=True),
+        Column[Group]("id", lambda row: row.id),
+    )
+
+
 @dataclass(frozen=True)
-class GroupMember:
+class GroupMember(Shown):
     """A machine in a group.
 
     Attributes:
@@ -70,11 +84,26 @@ class GroupMember:
     connected: bool | None = None
 
 
+class GroupMemberTable(Table[GroupMember]):
+    """Who is in a group; of what `group_members` returns."""
+
+    row_type = GroupMember
+    columns = (
+        Column[GroupMember]("label", lambda row: row.label + (" (this machine)" if row.this else "")),
+        Column[GroupMember]("role", lambda row: row.role),
+        Column[GroupMember]("connected", lambda row: {True: "yes", False: "no", None: ""}[row.connected]),
+        Column[GroupMember]("peer", lambda row: row.peer),
+    )
+
+
 # --- seeing ----------------------------------------------------------------------------------------------------------
 
 
-def groups() -> list[Group]:
+def groups() -> GroupTable:
     """The groups that this machine is in, and those that it was removed from, by name. Needs no network.
+
+    Returns:
+        A list of `Group`, which shows itself as a table in notebooks, and has `to_dataframe()`.
 
     Raises:
         IdentityError: the key files of this machine cannot be read.
@@ -83,14 +112,17 @@ def groups() -> list[Group]:
         >>> [group.name for group in kcl.groups()]
         ['cerebellum', 'hippocampus']
     """
-    return [_group(each) for each in _groups(load_config()).held()]
+    return GroupTable(_group(each) for each in _groups(load_config()).held())
 
 
-def group_members(group: str) -> list[GroupMember]:
+def group_members(group: str) -> GroupMemberTable:
     """Who is in a group: owners first, then by label and peer ID. Needs no network.
 
     Args:
         group: its name or ID.
+
+    Returns:
+        A list of `GroupMember`, which shows itself as a table in notebooks, and has `to_dataframe()`.
 
     Raises:
         GroupNotFound: this machine is in no such group.
@@ -115,7 +147,7 @@ def group_members(group: str) -> list[GroupMember]:
         )
         for entry in held.state.view.members.values()
     ]
-    return sorted(found, key=lambda each: (-ROLES.index(each.role), each.label, each.peer))
+    return GroupMemberTable(sorted(found, key=lambda each: (-ROLES.index(each.role), each.label, each.peer)))
 
 
 # --- coming and going ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from kachery_cloud.arguments import check_flags
 from kachery_cloud.errors import ConfigError, InvalidArgument, KacheryError
 from kachery_cloud.local import repository
 from kachery_cloud.privacy import configured_audience
+from kachery_cloud.records import Record
 from kachery_cloud.settings.config import load_config, write_default_config, write_setting
 from kachery_p2p.text import shown
 
@@ -17,13 +18,35 @@ if TYPE_CHECKING:
     from kachery_p2p.repo.keys import NodeKey
 
 
+class Initialised(Record):
+    """This machine, as `init` found or made it. A dict of the same, too.
+
+    Attributes:
+        directory: the data directory.
+        config: the path of the settings file.
+        peer_id: how other machines know this one; empty in a directory of another user, where a node has a new one each
+            time.
+        announces_to: "world", "lan", "nobody", or "lab" where there is a swarm key.
+        owner: who has signed in here ("name", "email", "issuer", "subject" and "signed_in", ISO 8601), or None.
+        nodes: the lab's nodes that this machine is registered with, each with "url", "name", "label", "owner" ("name"
+            and "email") and "pin_service".
+    """
+
+    directory: str
+    config: str
+    peer_id: str
+    announces_to: str
+    owner: dict[str, str] | None
+    nodes: list[dict[str, Any]]
+
+
 def init(
     *,
     private: bool | None = None,
     node: str | None = None,
     label: str | None = None,
     sign_in: bool | None = None,
-) -> dict[str, Any]:
+) -> Initialised:
     """Make the data directory, its settings file and its identity, where they are missing. Needs no network.
 
     There is no account to make and nothing to sign up for: everything else also makes them when first needed. With
@@ -40,17 +63,14 @@ def init(
         sign_in: True to sign in at the provider itself.
 
     Returns:
-        "directory", "config" (the path of the settings), "peer_id" (how other machines know this one; empty in a
-        directory of another user, where a node has a new one each time) and "announces_to" ("world", "lan", "nobody",
-        or "lab" where there is a swarm key). "owner" is who has signed in here ("name", "email", "issuer", "subject"
-        and "signed_in", ISO 8601), or None. "nodes" are the lab's nodes that this machine is registered with, each with
-        "url", "name", "label", "owner" ("name" and "email") and "pin_service".
+        Where the directory and the settings are, how others know this machine, and whose it is. It is a dict of the
+        same, too, and shows itself as a table in notebooks.
 
     Raises:
         SignInError: nobody signed in, or registered this machine, or the node or provider cannot be reached.
 
     Example:
-        >>> kcl.init()["peer_id"]
+        >>> kcl.init().peer_id
         '12D3KooW...'
     """
     check_text(node, "node")
@@ -70,7 +90,7 @@ def init(
     return make(None)
 
 
-def make(private: bool | None) -> dict[str, Any]:
+def make(private: bool | None) -> Initialised:
     """The part of `init` that needs nobody."""
     from kachery_p2p.oserrors import explained
     from kachery_p2p.repo.keys import load_or_create_identity, may_keep_identity
@@ -87,14 +107,14 @@ def make(private: bool | None) -> dict[str, Any]:
         kept = may_keep_identity(config.directory)
     identity = load_or_create_identity(config.directory) if kept else None
     config = load_config()  # anew: the environment may say otherwise than the file
-    return {
-        "directory": str(config.directory),
-        "config": str(path),
-        "peer_id": "" if identity is None else identity.peer_id,
-        "announces_to": configured_audience(config),
-        "owner": None if identity is None else _owner(config),
-        "nodes": [] if identity is None else _nodes(config),
-    }
+    return Initialised(
+        directory=str(config.directory),
+        config=str(path),
+        peer_id="" if identity is None else identity.peer_id,
+        announces_to=configured_audience(config),
+        owner=None if identity is None else _owner(config),
+        nodes=[] if identity is None else _nodes(config),
+    )
 
 
 def identity_here(config: Config) -> NodeKey:

@@ -144,6 +144,7 @@ _COLUMNS: tuple[Column[Item], ...] = (
 class Items(Table[Item]):
     """A list of items: of what `list` returns. Shows itself as a table in notebooks."""
 
+    row_type = Item
     columns = _COLUMNS
     times = ("added", "used")
 
@@ -192,6 +193,7 @@ _USAGE_COLUMNS: tuple[Column[UsageRow], ...] = (
 class UsageTable(Table[UsageRow]):
     """What takes the room of the disk; of what `du` returns."""
 
+    row_type = UsageRow
     columns = _USAGE_COLUMNS
 
     @property

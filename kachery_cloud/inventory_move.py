@@ -11,10 +11,10 @@ from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config
 
 if TYPE_CHECKING:
-    from kachery_p2p.repo.repo import Problem
+    from kachery_cloud.answers import ProblemTable
 
 
-def move(target: str | os.PathLike[str]) -> list[Problem]:
+def move(target: str | os.PathLike[str]) -> ProblemTable:
     """Move the data directory to another disk. Its old name becomes a link to the new place, and goes on working.
 
     To another disk everything is copied, read back and compared with its hashes; only then the old one goes. When it is
@@ -24,7 +24,8 @@ def move(target: str | os.PathLike[str]) -> list[Problem]:
         target: the folder that it is to be, missing or empty.
 
     Returns:
-        A list of `Problem(cid, path, what, detail)`: what is damaged, and was so before. Empty where all is well.
+        A list of `Problem(cid, path, what, detail)`: what is damaged, and was so before. Empty where all is well. It
+        shows itself as a table in notebooks, and has `to_dataframe()`.
 
     Raises:
         RepoBusy: a node runs here, or something is being stored.
@@ -32,6 +33,7 @@ def move(target: str | os.PathLike[str]) -> list[Problem]:
         DiskFull: there is no room for it.
         DamagedRepo: it was copied wrongly: one of the two disks is broken. Nothing was removed.
     """
+    from kachery_cloud.answers import ProblemTable
     from kachery_cloud.local import close_outboxes, close_repositories
     from kachery_p2p.repo.moving import move as run
 
@@ -40,4 +42,4 @@ def move(target: str | os.PathLike[str]) -> list[Problem]:
     close_repositories()
     close_outboxes()
     with progress_bar("Moving") as update:
-        return run(config.directory, where, progress=update)
+        return ProblemTable(run(config.directory, where, progress=update))

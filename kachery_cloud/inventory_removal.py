@@ -33,6 +33,7 @@ from kachery_cloud.errors import (
 from kachery_cloud.inventory import PinnedAt, pins_by_cid
 from kachery_cloud.inventory_tables import Column, Table, html_of, size_text
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
+from kachery_cloud.records import Shown
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import byte_count, parse_timeout
 from kachery_cloud.uri import check_peer_addresses, format_uri, parse_listed, without_key
@@ -91,8 +92,17 @@ _COLUMNS: tuple[Column[RemovedItem], ...] = (
 
 
 @dataclass(frozen=True)
-class KeptBack:
-    """Something that `gc` left, and why."""
+class KeptBack(Shown):
+    """Something that `gc` left, and why.
+
+    Attributes:
+        uri: of it.
+        label: what it is called.
+        size: bytes of it that are here.
+        why: it stays.
+    """
+
+    sizes = ("size",)
 
     uri: str
     label: str | None
@@ -103,11 +113,24 @@ class KeptBack:
 class RemovedItems(Table[RemovedItem]):
     """What was removed."""
 
+    row_type = RemovedItem
     columns = _COLUMNS
 
 
+class KeptBackItems(Table[KeptBack]):
+    """What `gc` tried, and left."""
+
+    row_type = KeptBack
+    columns = (
+        Column[KeptBack]("label", lambda row: row.label or ""),
+        Column[KeptBack]("size", lambda row: size_text(row.size), right=True),
+        Column[KeptBack]("why", lambda row: row.why),
+        Column[KeptBack]("uri", lambda row: row.uri),
+    )
+
+
 @dataclass(frozen=True)
-class Collected:
+class Collected(Shown):
     """What `gc` did.
 
     Attributes:
@@ -120,11 +143,13 @@ class Collected:
     """
 
     removed: RemovedItems
-    kept_back: tuple[KeptBack, ...]
+    kept_back: KeptBackItems
     before: int
     after: int
     keep: int | None
     dry_run: bool
+
+    sizes = ("before", "after", "keep")
 
     @property
     def reached(self) -> bool:
@@ -245,7 +270,7 @@ def make_room(removed: RemovedItems, to: str | int, *, dry_run: bool) -> Collect
             repo.removal.tidy()
             _tell(config, [each.cid for each in gone])
     after = _all_bytes(repo) if dry is None else before - dry.freed()
-    return Collected(removed, (), before, after, most, dry_run)
+    return Collected(removed, KeptBackItems(), before, after, most, dry_run)
 
 
 def room_hooks(config: Config) -> RoomHooks:
@@ -315,12 +340,12 @@ def collect(
             done = dry.take_away(root, "forced" if force else "if another copy is found")
             over -= done.freed
             removed.append(done)
-        return Collected(removed, (), before, dry.left(), most, True)
+        return Collected(removed, KeptBackItems(), before, dry.left(), most, True)
     while over > 0 and (some := [root for _, root in zip(range(AT_ONCE), roots, strict=False)]):
         over -= _collect(config, repo, some, over, seconds, force, removed, left)
     if removed:
         repo.removal.tidy()
-    return Collected(removed, tuple(left), before, _bytes(repo), most, False)
+    return Collected(removed, KeptBackItems(left), before, _bytes(repo), most, False)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------

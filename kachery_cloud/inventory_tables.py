@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import html
-import time
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar
 
+from kachery_cloud.amounts import MOST_ROWS
+from kachery_cloud.amounts import size_text as size_text
+from kachery_cloud.amounts import time_text as time_text
 from kachery_cloud.errors import KacheryError
+from kachery_cloud.records import field_types
 from kachery_p2p.text import printable
 
 T = TypeVar("T")
 
 #: What the list of what is here can be sorted by.
 SORTS = ("added", "used", "size", "label", "kind")
-#: Rows of a table in a notebook; what is left out is said.
-_MOST_ROWS = 200
-_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+#: What a column of a DataFrame is, by the type of its field; others are what pandas makes of the values.
+_DTYPES = {"bool": "bool", "int": "int64", "float": "float64", "str": "str"}
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,10 @@ class Column(Generic[T]):
 
 
 class Table(list[T]):
-    """A list of rows, each a dataclass."""
+    """A list of rows, which shows itself as a table in a notebook."""
 
+    #: What a row is: a dataclass, a named tuple or a `Record`.
+    row_type: ClassVar[type[Any]]
     columns: ClassVar[Sequence[Column[Any]]] = ()
     #: Fields that are seconds since 1970.
     times: ClassVar[Sequence[str]] = ()
@@ -42,7 +46,7 @@ class Table(list[T]):
         return text_table(self, self.columns)
 
     def to_dataframe(self) -> Any:
-        """The rows as a pandas DataFrame, a column for each field; times in UTC.
+        """The rows as a pandas DataFrame, a column for each field, also without rows; times in UTC.
 
         Raises:
             KacheryError: pandas is not installed.
@@ -54,31 +58,22 @@ class Table(list[T]):
                 "pandas is not installed in this Python, so there are no DataFrames. Install it with: pip install "
                 "pandas"
             ) from None
-        rows = [{each.name: getattr(row, each.name) for each in fields(row)} for row in self]  # type: ignore[arg-type]
-        frame = pandas.DataFrame(rows)
+        kinds = field_types(self.row_type)
+        rows = [[_plain(getattr(row, name)) for name in kinds] for row in self]
+        frame = pandas.DataFrame(rows, columns=list(kinds))
+        if not rows:  # Nothing says what they are, and `frame[frame.complete]` is to be no rows, not no columns.
+            frame = frame.astype({name: _DTYPES[kind] for name, kind in kinds.items() if kind in _DTYPES})
         for name in self.times:
-            if name in frame:
-                frame[name] = pandas.to_datetime(frame[name], unit="s", utc=True)
+            frame[name] = pandas.to_datetime(frame[name], unit="s", utc=True)
         return frame
 
     def _repr_html_(self) -> str:
         return html_of(self, self.columns)
 
 
-def size_text(size: int | None) -> str:
-    """A size for people: three digits, and a unit."""
-    if size is None:
-        return "?"
-    number, unit = float(size), 0
-    while number >= 999.5 and unit < len(_UNITS) - 1:
-        number /= 1000
-        unit += 1
-    return f"{size} bytes" if unit == 0 else f"{number:.3g} {_UNITS[unit]}"
-
-
-def time_text(when: float) -> str:
-    """A time for people, where they are."""
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+def _plain(value: Any) -> Any:
+    """A CID and a path as text."""
+    return str(value) if isinstance(value, os.PathLike) or hasattr(type(value), "parse") else value
 
 
 def text_table(rows: Sequence[T], columns: Sequence[Column[T]]) -> list[str]:
@@ -97,13 +92,14 @@ def text_table(rows: Sequence[T], columns: Sequence[Column[T]]) -> list[str]:
 
 def html_of(rows: Sequence[T], columns: Sequence[Column[T]]) -> str:
     """Rows as an HTML table, with the columns that have anything to say. Labels come from strangers: all is escaped."""
+    import html
 
     def cell(tag: str, text: str, right: bool) -> str:
         return f'<{tag} style="text-align: {"right" if right else "left"}">{html.escape(printable(text))}</{tag}>'
 
-    texts = [[column.text(row) for column in columns] for row in rows[:_MOST_ROWS]]
+    texts = [[column.text(row) for column in columns] for row in rows[:MOST_ROWS]]
     used = [i for i in range(len(columns)) if not texts or any(row[i] for row in texts)]
     head = "".join(cell("th", columns[i].name, columns[i].right) for i in used)
     body = "".join("<tr>" + "".join(cell("td", row[i], columns[i].right) for i in used) + "</tr>" for row in texts)
-    more = f"<p>and {len(rows) - _MOST_ROWS:,} more</p>" if len(rows) > _MOST_ROWS else ""
+    more = f"<p>and {len(rows) - MOST_ROWS:,} more</p>" if len(rows) > MOST_ROWS else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +62,7 @@ def entries(uri: str, *, tree: bool = False, **more: Any) -> Iterator[Entry]:
 
 
 def _entries(
-    found: list[dict[str, Any]], sizes: Sizes, tree: bool, depth: int, more: dict[str, Any]
+    found: Sequence[Mapping[str, Any]], sizes: Sizes, tree: bool, depth: int, more: dict[str, Any]
 ) -> Iterator[Entry]:
     for each in found:
         entry = Entry(**each, depth=depth)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from kachery_cloud.inventory_tables import Column, Table, size_text
+from kachery_cloud.records import Shown
+
 ProjectRole: TypeAlias = Literal["reader", "writer", "administrator"]
 Visibility: TypeAlias = Literal["public", "members"]
 By: TypeAlias = Literal["project", "member", "client", "day"]
@@ -17,7 +20,7 @@ BYS: tuple[By, ...] = ("project", "member", "client", "day")
 
 
 @dataclass(frozen=True)
-class ProjectMember:
+class ProjectMember(Shown):
     """Somebody in a project: their ID and name, and their role: "reader", "writer" or "administrator"."""
 
     id: str
@@ -26,7 +29,7 @@ class ProjectMember:
 
 
 @dataclass(frozen=True)
-class Project:
+class Project(Shown):
     """A project of a lab.
 
     Attributes:
@@ -52,6 +55,24 @@ class Project:
     bytes: int
     files: int
     node: str
+
+    sizes = ("bytes",)
+
+
+class ProjectTable(Table[Project]):
+    """Projects of a lab; of what `projects` returns."""
+
+    row_type = Project
+    columns = (
+        Column[Project]("name", lambda row: row.name),
+        Column[Project]("description", lambda row: row.description),
+        Column[Project]("for", lambda row: row.visibility),
+        Column[Project]("your role", lambda row: row.role or ""),
+        Column[Project]("members", lambda row: str(len(row.members)), right=True),
+        Column[Project]("files", lambda row: f"{row.files:,}", right=True),
+        Column[Project]("size", lambda row: size_text(row.bytes), right=True),
+        Column[Project]("id", lambda row: row.id),
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from kachery_cloud.arguments import check_flags
 from kachery_cloud.errors import InvalidArgument
 from kachery_cloud.lab_client import LabClient, checked_text, forget_asked, keep_known, named_path
-from kachery_cloud.lab_places import ROLES, VISIBILITIES, Project
+from kachery_cloud.lab_places import ROLES, VISIBILITIES, Project, ProjectTable
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
 from kachery_p2p.text import shown
@@ -18,11 +18,14 @@ from kachery_p2p.text import shown
 # --- what users call -------------------------------------------------------------------------------------------------
 
 
-def projects(*, node: str | None = None) -> list[Project]:
+def projects(*, node: str | None = None) -> ProjectTable:
     """The projects of the lab that you may see, by name.
 
     Args:
         node: the URL of the lab's node, where this machine is registered with several.
+
+    Returns:
+        A list of `Project`, which shows itself as a table in notebooks, and has `to_dataframe()`.
 
     Raises:
         SignInError: this machine is registered with no lab's node, or the node cannot be asked, or refuses.
@@ -33,7 +36,7 @@ def projects(*, node: str | None = None) -> list[Project]:
     """
     config = load_config()
     lab = LabClient(config, node)
-    found = [lab.read(each) for each in lab.items("/projects")]
+    found = ProjectTable(lab.read(each) for each in lab.items("/projects"))
     keep_known(config, lab.url, found)
     return found
 

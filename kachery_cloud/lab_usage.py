@@ -9,14 +9,16 @@ from urllib.parse import urlencode
 
 from kachery_cloud.arguments import text_list
 from kachery_cloud.errors import InvalidArgument, SignInError
+from kachery_cloud.inventory_tables import Column, Table, size_text
 from kachery_cloud.lab_client import LabClient, checked_text
 from kachery_cloud.lab_places import BYS, By
+from kachery_cloud.records import Shown
 from kachery_cloud.settings.config import load_config
 from kachery_p2p.text import printable, shortened, shown
 
 
 @dataclass(frozen=True)
-class LabUsage:
+class LabUsage(Shown):
     """How much was stored and served.
 
     Attributes:
@@ -41,6 +43,24 @@ class LabUsage:
     bytes_served: int
     blocks_served: int
 
+    sizes = ("bytes_stored", "bytes_served")
+
+
+class LabUsageTable(Table[LabUsage]):
+    """How much was stored and served; of what `usage` returns."""
+
+    row_type = LabUsage
+    columns = (
+        Column[LabUsage]("day", lambda row: row.day or ""),
+        Column[LabUsage]("name", lambda row: row.name),
+        Column[LabUsage]("stored", lambda row: size_text(row.bytes_stored), right=True),
+        Column[LabUsage]("pins", lambda row: f"{row.pins:,}", right=True),
+        Column[LabUsage]("served", lambda row: size_text(row.bytes_served), right=True),
+        Column[LabUsage]("project", lambda row: row.project or ""),
+        Column[LabUsage]("member", lambda row: row.member or ""),
+        Column[LabUsage]("client", lambda row: row.client or ""),
+    )
+
 
 def usage(
     by: By | Sequence[By] = "project",
@@ -49,7 +69,7 @@ def usage(
     end: str | None = None,
     project: str | None = None,
     node: str | None = None,
-) -> list[LabUsage]:
+) -> LabUsageTable:
     """Who has stored and loaded how much at the lab's node.
 
     You see what is yours, and what is of your projects; administrators of the lab see all.
@@ -60,6 +80,9 @@ def usage(
         end: the last day; today by default.
         project: only what is of it, by its name or ID.
         node: the URL of the lab's node, where this machine is registered with several.
+
+    Returns:
+        A list of `LabUsage`, which shows itself as a table in notebooks, and has `to_dataframe()`.
 
     Raises:
         SignInError: this machine is registered with no lab's node, or the node cannot be asked, or refuses.
@@ -78,7 +101,7 @@ def usage(
             checked_text(value, name)
     client = LabClient(load_config(), node)
     path = f"/usage?{urlencode({key: value for key, value in asked.items() if value is not None})}"
-    return [_read(each, client.url) for each in client.items(path)]
+    return LabUsageTable(_read(each, client.url) for each in client.items(path))
 
 
 def _read(row: dict[str, Any], url: str) -> LabUsage:

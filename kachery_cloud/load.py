@@ -31,6 +31,7 @@ from kachery_p2p.text import shown
 if TYPE_CHECKING:
     import numpy as np
 
+    from kachery_cloud.listing import DirTable, FileInfo
     from kachery_cloud.request import Request
 
 #: Symbolic links that are named one by one when they are left out.
@@ -205,6 +206,7 @@ def load_bytes(
     local_only: bool = False,
     providers: Sequence[str] = (),
     timeout: float | None = None,
+    write_to_stdout: bool = False,
 ) -> bytes:
     """Bytes `start` to `end` (exclusive) of a file. Only the blocks that hold them are fetched.
 
@@ -218,6 +220,7 @@ def load_bytes(
         local_only: as for `load_file`.
         providers: as for `load_file`.
         timeout: as for `load_file`.
+        write_to_stdout: accepted for older scripts: write them to standard output, as `cat_file` does, and return none.
 
     Raises:
         InvalidRange: no whole number; and what `load_file` raises.
@@ -226,6 +229,10 @@ def load_bytes(
         >>> kcl.load_bytes(uri, 1_000_000, 1_000_016)
         >>> footer = kcl.load_bytes(uri, -8)
     """
+    check_flags(write_to_stdout=write_to_stdout)
+    if write_to_stdout:
+        cat_file(uri, start=start, end=end, local_only=local_only, providers=providers, timeout=timeout)
+        return b""
     first, last = byte_range(start, end)
     request = request_for(uri, local_only=local_only, providers=providers, timeout=timeout)
     return b"".join(request.pieces(first, last))
@@ -363,42 +370,50 @@ def load_dir(
 
 def list_dir(
     uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
-) -> list[dict[str, Any]]:
-    """What is in a directory: a list of `{"name", "cid", "uri", "size", "dag_size", "kind", "destination"}`.
+) -> DirTable:
+    """What is in a directory. Only the directory itself is fetched.
 
-    Only the directory itself is fetched. `kind` is "file", "directory" or "link"; None where that cannot be told by
-    what is here. `size` is that of the contents in bytes: of a file, or of all files in and below a folder; 0 for a
-    link. It is None where that cannot be told by what is here, where a folder has very much in it, and for what is
-    encrypted. `dag_size` is what the directory states of all blocks of the entry, a little more than its contents; None
-    where it states nothing. `destination` is what a link points to, else None.
+    Args:
+        uri: as for `load_file`, of a directory.
+        local_only: as for `load_file`.
+        providers: as for `load_file`.
+        timeout: as for `load_file`.
+
+    Returns:
+        A list of `DirEntry`, which shows itself as a table in notebooks, and has `to_dataframe()`.
+
+    Raises:
+        NotADirectory: the URI names a file; and what `load_file` raises.
 
     Example:
-        >>> [entry["name"] for entry in kcl.list_dir(uri)]
+        >>> [entry.name for entry in kcl.list_dir(uri)]
         ['notes', 'session.nwb']
     """
     request = request_of(uri, local_only=local_only, providers=providers, timeout=timeout)
     return listed(request, Sizes(repository(request.config)))
 
 
-def listed(request: Request, sizes: Sizes) -> list[dict[str, Any]]:
+def listed(request: Request, sizes: Sizes) -> DirTable:
     """What is in the directory that a request names; see `list_dir`."""
+    from kachery_cloud.listing import DirEntry, DirTable
+
     entries = request.entries()
     parent = request.uri
     top = ContentURI(parent.cid, groups=parent.groups, encryption=parent.encryption)
     found = sizes.of([(entry.cid, entry.tsize) for entry in entries])
-    return [
-        {
-            "name": entry.name,
-            "cid": str(entry.cid),
-            "uri": replace(top, path=(*parent.path, entry.name)).source,
+    return DirTable(
+        DirEntry(
+            name=entry.name,
+            cid=str(entry.cid),
+            uri=replace(top, path=(*parent.path, entry.name)).source,
             # What is here of something encrypted is its cipher text.
-            "size": None if parent.encryption and each.kind != "link" else each.size,
-            "dag_size": entry.tsize,
-            "kind": each.kind,
-            "destination": each.destination,
-        }
+            size=None if parent.encryption and each.kind != "link" else each.size,
+            dag_size=entry.tsize,
+            kind=each.kind,
+            destination=each.destination,
+        )
         for entry, each in zip(entries, found, strict=True)
-    ]
+    )
 
 
 def load_file_info(
@@ -407,26 +422,29 @@ def load_file_info(
     local_only: bool = False,
     providers: Sequence[str] = (),
     timeout: float | None = None,
-) -> dict[str, Any]:
+) -> FileInfo:
     """What is known of a file or directory without loading it.
 
+    Args:
+        uri: as for `load_file`.
+        local_only: as for `load_file`.
+        providers: as for `load_file`.
+        timeout: as for `load_file`.
+
     Returns:
-        "uri", "cid" (of what the path leads to), "kind" ("file" or "directory"), "size" of its contents in bytes,
-        "dag_size", "destination", "label", "local" (whether all of it is here), "path" (where; None if it is not),
-        "shared" (the data directory of others that it is in; None where it is in your own, or not here) and "sources":
-        where that was learnt now, as bytes by peer ID or ``gateway:<host>``; nowhere if it was known here. Of what
-        `list` shows, also "kept" ("stored", "linked", "loaded", "pinned" or "partial"), "labels", "here", "complete",
-        "problem", "added", "used", "pinned", "visibility" and "also", as there. Of a file that was not named by its CID
-        but by its path, none of these, and None as "cid". The size of a directory, that of all files in it, is None
-        where not all that tells it is here; "dag_size" is then what its first block states of all blocks in and below
-        it, a little more; None for a file. Where the last name of the path is a symbolic link, which is followed,
-        "destination" is what it points to.
+        Its size, whether it is here, and where; of what `list` shows, also what that says. It is a dict of the same,
+        too, and shows itself as a table in notebooks.
+
+    Raises:
+        KacheryError: what `load_file` raises.
 
     Example:
-        >>> kcl.load_file_info(uri)["size"]
+        >>> kcl.load_file_info(uri).size
         200000128
     """
-    return request_for(uri, local_only=local_only, providers=providers, timeout=timeout).info()
+    from kachery_cloud.listing import FileInfo
+
+    return FileInfo(request_for(uri, local_only=local_only, providers=providers, timeout=timeout).info())
 
 
 # --- parts -------------------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kachery_cloud.errors import InvalidArgument, InvalidName
+from kachery_cloud.errors import FileMissing, InvalidArgument, InvalidName
 from kachery_cloud.initialising import init
+from kachery_cloud.load import load_file
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.config_file import write_private_text
 from kachery_cloud.store import store_file, store_json, store_npy, store_pkl, store_text
@@ -39,7 +40,12 @@ def _instead(text: str) -> None:
 def store_file_local(
     filename: str | os.PathLike[str], *, label: str | None = None, reference: bool | None = None
 ) -> str:
-    """`store_file(filename, local=True)`; with `reference=True`, `link_file`. Gives an `ipfs://` URI."""
+    """`store_file(filename, local=True)`; with `reference=True`, `link_file`. Gives an `ipfs://` URI.
+
+    As it was, a `sha1://` URI of a file in the data directory does in place of a path.
+    """
+    if isinstance(filename, str) and filename.startswith("sha1://"):
+        filename = load_file(filename, local_only=True)
     if reference:
         from kachery_cloud.store import link_file
 
@@ -55,10 +61,16 @@ def store_text_local(text: str, label: str | None = None) -> str:
     return store_text(text, label=label, local=True)
 
 
-def store_json_local(x: Any, *, label: str | None = None, separators: object = None, indent: object = None) -> str:
+def store_json_local(
+    x: Any,
+    *,
+    label: str | None = None,
+    separators: tuple[str, str] | None = None,
+    indent: int | str | None = None,
+) -> str:
     """`store_json(x, local=True)`. How it is written down is fixed now, so that the URI is the same everywhere."""
     _instead("store_json(x, local=True)")
-    return store_json(x, label=label, local=True)
+    return store_json(x, label=label, local=True, separators=separators, indent=indent)
 
 
 def store_npy_local(array: np.ndarray[Any, Any], label: str | None = None) -> str:
@@ -152,6 +164,38 @@ def get_mutable_local(key: str, default_value: str | None = None) -> str | None:
             return read_own_file(path, 4 * MAX_MUTABLE).decode()
     except (FileNotFoundError, NotADirectoryError):
         return default_value
+
+
+def delete_mutable_local(key: str) -> None:
+    """Forget the text under a name on this machine.
+
+    Raises:
+        InvalidName: it is no name.
+        FileMissing: there is none under it.
+        NoPermission: it cannot be removed.
+    """
+    path = _mutable(key)
+    with explained("removing", path):
+        try:
+            os.unlink(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileMissing(f"There is no mutable {key!r} on this machine.") from None
+
+
+def delete_mutable_folder_local(key: str) -> None:
+    """Forget all texts whose names begin with this one and a `/`.
+
+    Raises:
+        InvalidName: it is no name.
+        FileMissing: there are none.
+        NoPermission: they cannot be removed.
+    """
+    path = _mutable(key)
+    with explained("removing", path):
+        try:
+            shutil.rmtree(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileMissing(f"There are no mutables in {key!r} on this machine.") from None
 
 
 def _mutables() -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 #: Names that work.
 NAMES = {
     "TemporaryDirectory",
+    "delete_mutable_folder_local",
+    "delete_mutable_local",
     "get_client_id",
     "get_kachery_cloud_dir",
     "get_mutable_local",
@@ -18,6 +20,7 @@ NAMES = {
 }
 #: Names that cannot work any more, since the service behind them is gone; and what to do instead.
 REPLACED = {
+    "Feed": "There are no feeds. Store each part by itself, and a list of their URIs with store_json.",
     "access_group_encrypt": "Store it encrypted, for a group or for keys of colleagues: docs/encryption.md.",
     "admin_delete_file": "There is no service to delete from: what is here is in your own data directory.",
     "create_feed": "There are no feeds. Store each part by itself, and a list of their URIs with store_json.",
@@ -27,9 +30,15 @@ REPLACED = {
     "encrypt_uri": "Store the file encrypted, for a group or for keys of colleagues: docs/encryption.md.",
     "get_mutable": "There are no mutables but those of this machine: get_mutable_local.",
     "get_project_id": "A project is one of your lab's node: projects(), and store_file(..., project=NAME).",
+    "initiate_zenodo_upload": "Upload to Zenodo with their own tools; what is stored here is shared by its URI.",
     "load_feed": "There are no feeds. Load a list of URIs with load_json, and each part by itself.",
     "load_file_local": "Use load_file(uri, local_only=True).",
     "request_file": "There is nothing to ask for: load_file fetches from whoever has the file.",
+    "request_file_experimental": "There is nothing to ask for: load_file fetches from whoever has the file.",
+    "request_json_experimental": "There is nothing to ask for: load_json fetches from whoever has the file.",
+    "request_npy_experimental": "There is nothing to ask for: load_npy fetches from whoever has the file.",
+    "request_pkl_experimental": "There is nothing to ask for: load_pkl fetches from whoever has the file.",
+    "request_text_experimental": "There is nothing to ask for: load_text fetches from whoever has the file.",
     "set_mutable": "There are no mutables but those of this machine: set_mutable_local.",
     "share_local_files_experimental": "Leave `kachery-cloud-node` running: it serves what is stored here.",
     "use_sandbox": "Set KACHERY_CLOUD_DIR to a temporary folder before the first call: "

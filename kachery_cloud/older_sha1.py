@@ -3,8 +3,9 @@
     uri  = "sha1://" 40 hexadecimal digits [ "/" name ] [ "?" [ "label=" text ] [ "&" "location=" path ] ]
 
 It kept a stored file at `sha1/<ab>/<cd>/<ef>/<hash>`, and of a linked one a line of JSON with its path at
-`linked_files/sha1/<ab>/<cd>/<ef>/<hash>`. Both stay where they are, and are read, after their bytes were compared with
-the hash. No peer can be asked for such a file, for the network knows data by CID.
+`linked_files/sha1/<ab>/<cd>/<ef>/<hash>`, before that at `mutables/@linked_files/@sha1/<hash>`. All stay where they
+are, and are read, after their bytes were compared with the hash. No peer can be asked for such a file, for the network
+knows data by CID.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def find_sha1(directory: Path, uri: str) -> Sha1File:
     kept = Path(digest[0:2], digest[2:4], digest[4:6], digest)
     stored = directory / "sha1" / kept
     changed: Path | None = None
-    for path in (stored, location, _linked(directory / "linked_files" / "sha1" / kept)):
+    records = (directory / "linked_files" / "sha1" / kept, directory / "mutables" / "@linked_files" / "@sha1" / digest)
+    for path in (stored, location, *map(_linked, records)):
         if path is None:
             continue
         if _has(path, digest):

@@ -13,7 +13,7 @@ import contextlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.errors import ConfigError, ContentNotFound, NodeError, PinningError, PinTooLarge
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from kachery_cloud.lab_places import Place
     from kachery_cloud.node.status_messages import RunningNode
+    from kachery_cloud.pin_rows import PinTable
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.node.status_messages import Sending
@@ -59,7 +60,7 @@ _MEANINGS = {
 
 def pin(
     uri: str, service: str | Sequence[str] | None = None, *, wait: Wait = None, timeout: float | None = None
-) -> list[dict[str, Any]]:
+) -> PinTable:
     """Have pinning services keep a file or directory that is on this machine.
 
     However often it is asked for, a service is asked once.
@@ -87,7 +88,7 @@ def pin(
     return as_dicts(plan.wait_for(config, cid) if plan.wait else rows(config, cid, plan.names))
 
 
-def unpin(uri: str, service: str | Sequence[str] | None = None) -> list[dict[str, Any]]:
+def unpin(uri: str, service: str | Sequence[str] | None = None) -> PinTable:
     """Have pinning services no longer keep a file or directory. What is on this machine stays.
 
     Carried out by the node, like `pin`. Others who pinned the same thing there keep it, unless they use the same token.
@@ -108,7 +109,7 @@ def unpin(uri: str, service: str | Sequence[str] | None = None) -> list[dict[str
     return as_dicts(found)
 
 
-def pins(uri: str | None = None, *, removed: bool = False) -> list[dict[str, Any]]:
+def pins(uri: str | None = None, *, removed: bool = False) -> PinTable:
     """What is to be pinned, and how far that is. Uses no network.
 
     Args:
@@ -116,15 +117,14 @@ def pins(uri: str | None = None, *, removed: bool = False) -> list[dict[str, Any
         removed: also what was unpinned in the last days.
 
     Returns:
-        A dict for each file or directory and each service, oldest first: "uri", "cid", "service", "name", "size" (in
-        bytes, or None), "state" ("waiting", "uploading", "queued", "pinning", "pinned", "verified", "failed" and
-        tried again, "refused" until you do something, "removing", "removed"), "claimed" (the service says that it has
-        it), "verified" (when a block was last fetched back from it, or None; seconds since 1970), "last_error" (why it
-        is not done yet, and what to do) and "problem" (the same in one word), "added", "changed", "next_try" (seconds
-        since 1970; None when it is your turn), "tries".
+        A `PinRow` for each file or directory and each service, oldest first. The list shows itself as a table in
+        notebooks, and has `to_dataframe()`.
+
+    Raises:
+        ContentNotFound: a directory on the way to `uri` is not on this machine.
 
     Example:
-        >>> [(each["uri"], each["state"]) for each in kcl.pins()]
+        >>> [(each.uri, each.state) for each in kcl.pins()]
         [('ipfs://bafy...', 'verified')]
     """
     check_flags(removed=removed)
@@ -140,7 +140,7 @@ def wait_pinned(
     *,
     service: str | Sequence[str] | None = None,
     until: Literal["pinned", "verified"] = "pinned",
-) -> list[dict[str, Any]]:
+) -> PinTable:
     """Wait until services have a file or directory that they were asked to pin. Starts the node where none runs.
 
     Args:
@@ -437,9 +437,11 @@ def all_rows(config: Config, *, removed: bool = False) -> list[PinEntry]:
     return _explained(config, outbox(config).list(removed=removed))
 
 
-def as_dicts(found: Iterable[PinEntry]) -> list[dict[str, Any]]:
+def as_dicts(found: Iterable[PinEntry]) -> PinTable:
     """Rows as `pins` returns them."""
-    return [{"uri": format_uri(entry.cid), **entry.as_json()} for entry in found]
+    from kachery_cloud.pin_rows import PinRow, PinTable
+
+    return PinTable(PinRow(uri=format_uri(entry.cid), **entry.as_json()) for entry in found)
 
 
 def _explained(config: Config, entries: Sequence[PinEntry]) -> list[PinEntry]:

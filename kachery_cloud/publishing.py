@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kachery_cloud.errors import ContentNotFound, InvalidArgument, InvalidURI, NoPermission
+from kachery_cloud.inventory_tables import Column, Table, time_text
+from kachery_cloud.records import Shown
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.uri import ContentURI, NameURI, format_uri, parse_name_uri, parse_uri
@@ -29,7 +31,7 @@ _MAX_TTL = 86_400.0
 
 
 @dataclass(frozen=True)
-class Published:
+class Published(Shown):
     """Where a name of this machine points.
 
     Attributes:
@@ -47,6 +49,22 @@ class Published:
     sequence: int
     valid_until: float
     copies: int | None = None
+
+    times = ("valid_until",)
+
+
+class PublishedTable(Table[Published]):
+    """The names of this machine; of what `published` returns."""
+
+    row_type = Published
+    times = Published.times
+    columns = (
+        Column[Published]("key", lambda row: row.key),
+        Column[Published]("uri", lambda row: row.uri),
+        Column[Published]("target", lambda row: row.target),
+        Column[Published]("version", lambda row: str(row.sequence), right=True),
+        Column[Published]("valid until", lambda row: time_text(row.valid_until)),
+    )
 
 
 def publish(name: str, uri: str, *, ttl: float = DEFAULT_TTL, timeout: float | None = None) -> Published:
@@ -92,8 +110,11 @@ def publish(name: str, uri: str, *, ttl: float = DEFAULT_TTL, timeout: float | N
     return Published(f"ipns://{done.name}", _uri_of_path(done.path), key, done.sequence, done.valid_until, done.copies)
 
 
-def published() -> list[Published]:
+def published() -> PublishedTable:
     """The names of this machine, and where they point. Needs no network.
+
+    Returns:
+        A list of `Published`, which shows itself as a table in notebooks, and has `to_dataframe()`.
 
     Example:
         >>> for each in kcl.published():
@@ -103,7 +124,7 @@ def published() -> list[Published]:
     from kachery_p2p.routing.ipns.names import name_text
     from kachery_p2p.routing.ipns.shelf import Shelf
 
-    found: list[Published] = []
+    found = PublishedTable()
     for own in Shelf(load_config().directory).published():
         if own.record is not None:
             record = read_ipns(own.name, own.record)

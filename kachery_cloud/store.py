@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, cast
 
 from kachery_cloud.arguments import check_flags, checked_bytes
 from kachery_cloud.audiences import audience_in, encrypted_news, news, stored_uri
-from kachery_cloud.formats.values import check_array, json_bytes, text_bytes, write_npy
+from kachery_cloud.formats.values import check_array, check_json_style, json_bytes, text_bytes, write_npy
 from kachery_cloud.local import repository
 from kachery_cloud.pinning import make_plan, place_of, record_stored
 from kachery_cloud.privacy import configured_audience, is_first, sentence
@@ -258,8 +258,8 @@ def store_bytes(
 
 def store_text(
     text: str,
-    *,
     label: str | None = None,
+    *,
     to: To | None = None,
     project: str | None = None,
     encrypt: Encrypt = None,
@@ -293,25 +293,44 @@ def store_json(
     pin: Pin = None,
     wait: Wait = None,
     timeout: float | None = None,
+    separators: tuple[str, str] | None = None,
+    indent: int | str | None = None,
 ) -> str:
     """Store a value as JSON with sorted keys and no blanks, and return its URI.
 
     Dicts, lists, text, numbers, booleans and None. Tuples become lists; keys that are numbers become text.
 
+    Args:
+        value: what is to be stored.
+        label: as for `store_file`.
+        to: as for `store_file`.
+        project: as for `store_file`.
+        encrypt: as for `store_file`.
+        local: as for `store_file`.
+        cache_locally: as for `store_file`.
+        pin: as for `store_file`.
+        wait: as for `store_file`.
+        timeout: as for `store_file`.
+        separators: accepted for older scripts, as `(",", ":")`: equal values have one URI, so they are written in one
+            way.
+        indent: the same, as None.
+
     Raises:
         NotSerializable: NaN or infinity, numpy values, bytes, sets, dates ...; says where in the value.
+        InvalidArgument: it is to be written in another way; and what `store_file` raises.
 
     Example:
         >>> kcl.store_json({"example": "dict"})
         'ipfs://bafkreig3edwqihmsm2o7kts6v4cpvtfs66olgonclogykndsu4v7ordox4'
     """
+    check_json_style(separators, indent)
     return _bytes(json_bytes(value), label, to, project, encrypt, local, pin, wait, timeout)
 
 
 def store_npy(
     array: np.ndarray[Any, Any],
-    *,
     label: str | None = None,
+    *,
     to: To | None = None,
     project: str | None = None,
     encrypt: Encrypt = None,
@@ -336,8 +355,8 @@ def store_npy(
 
 def store_pkl(
     value: Any,
-    *,
     label: str | None = None,
+    *,
     to: To | None = None,
     project: str | None = None,
     encrypt: Encrypt = None,

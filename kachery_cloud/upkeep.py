@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from kachery_cloud.answers import Elsewhere, Here, PinCounts, Running, SharedDirectory, Stopped, Trouble
+from kachery_cloud.answers import (
+    Announcement,
+    Elsewhere,
+    Here,
+    PinCounts,
+    ProblemTable,
+    Repaired,
+    Running,
+    SharedDirectory,
+    Status,
+    Stopped,
+    Trouble,
+    WhereisRow,
+    WhereisTable,
+)
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.auditing import visible_now
 from kachery_cloud.errors import ContentNotFound, DamagedFile, InvalidArgument, IsADirectory, KacheryError, NoPermission
@@ -33,30 +47,28 @@ WHEREIS_TIMEOUT = 15.0
 ANNOUNCE_TIMEOUT = 60.0
 
 
-def status(*, start: bool = False) -> dict[str, Any]:
+def status(*, start: bool = False) -> Status:
     """What the node of this machine is doing. Starts none, unless told to.
 
     Args:
         start: become the node if none runs.
 
     Returns:
-        Where a node runs: "running" (True), "peer_id", "addresses" (multiaddrs to give to others), "announced" (each
-        with "addr" and "why"), "reachability", "connected" (peers), "sources" (how it finds data), "providing" (what
-        it announces), "finds", "errors" and counters. Where none runs: "running" (False), "directory", "peer_id" (None
-        before the first start), "private_network" and "settings"; and where one runs on another machine, "elsewhere"
-        (its "host", its process "pid" there, "since" when, and "what" to do). Where there are shared directories, also
-        "shared": each with "directory", "files", "bytes" and "problem". Where this machine is in groups, or something
-        is not for everybody, "visible": "groups", "restricted" (how many files and folders) and "own_peers".
+        What it is doing; where none runs, what it would do. It is a dict of the same, too, and shows itself as a table
+        in notebooks.
+
+    Raises:
+        NodeError: with `start`: the node cannot be started.
 
     Example:
-        >>> kcl.status()["addresses"]
+        >>> kcl.status().addresses
         ['/ip4/192.168.1.20/tcp/40121/p2p/12D3KooW...']
     """
     found = find_status(start=start)
     answer = to_json(found)
     if isinstance(found, Stopped):
         answer["settings"] = dict(found.settings)
-    return answer
+    return Status(answer)
 
 
 def find_status(*, start: bool = False) -> Running | Stopped:
@@ -83,12 +95,12 @@ def find_status(*, start: bool = False) -> Running | Stopped:
     return Running(found=found, warnings=warnings, shared=shared_directories(config), visible=visible)
 
 
-def get_node_info() -> dict[str, Any]:
+def get_node_info() -> Status:
     """The same as `status`."""
     return status()
 
 
-def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
+def announce(uri: str, *, timeout: float | None = None) -> Announcement:
     """Tell the network that a file or directory is here, and wait until that is done.
 
     What is stored is announced by itself, in the background, again and again; this is for those who want to know that
@@ -99,14 +111,14 @@ def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
         timeout: seconds to wait at most; 60 by default.
 
     Returns:
-        "copies" (peers that now keep a record of who has it; 0 when no peer could be told) and "seconds".
+        How many peers keep a record of who has it now, and after how many seconds; a dict of the same, too.
 
     Raises:
         ContentNotFound: it is not on this machine.
 
     Example:
         >>> kcl.announce(kcl.store_text("example"))
-        {'copies': 20, 'seconds': 1.7}
+        Announcement(copies=20, seconds=1.7)
     """
     from kachery_cloud.node.connection import get_connection
     from kachery_p2p.node.messages import AnnounceRequest
@@ -118,10 +130,10 @@ def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
         raise ContentNotFound(
             f"{parsed.locator} is not on this machine, so it cannot be announced from here. Store or load it first."
         )
-    return to_json(get_connection(config).announce(AnnounceRequest(parsed.root, seconds)))
+    return Announcement(to_json(get_connection(config).announce(AnnounceRequest(parsed.root, seconds))))
 
 
-def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> list[dict[str, Any]]:
+def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> WhereisTable:
     """Who has a file or directory. Loads nothing; starts a node where none runs, as a load does.
 
     For a URI with a path it is asked who has the directory that the URI begins with.
@@ -132,24 +144,25 @@ def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = 
         timeout: seconds to search for at most; 15 by default.
 
     Returns:
-        A dict for each peer, those that have it first: "peer" (its ID), "has" (True or False, as it answered itself;
-        None where it could not be asked, and "error" says why), "found_by" (what named it, and after how many seconds
-        each: "hint" for the URI and `providers`, "group" for the list of its members, "connected", "known", "mdns",
-        "lan-dht", "dht" or "delegated"),
-        "source" and "seconds" (the first of these), "addrs" (multiaddrs), "connected" and "round_trip_ms" (or None).
-        The first row is that of this machine, where it is here: its "source" is "here", and it has a "path" where that
-        is a file. Peers that this machine is connected to are asked, too, so "has" may be False.
+        A `WhereisRow` for each peer, those that have it first. The first row is that of this machine, where it is here:
+        its `source` is "here", and it has a `path` where that is a file. Peers that this machine is connected to are
+        asked, too, so `has` may be False. The list shows itself as a table in notebooks, and has `to_dataframe()`.
+
+    Raises:
+        NodeError: the node cannot be started.
+        KacheryError: InvalidURI, InvalidAddress ...
 
     Example:
-        >>> [(each["source"], each["peer"]) for each in kcl.whereis("ipfs://bafy...")]
+        >>> [(each.source, each.peer) for each in kcl.whereis("ipfs://bafy...")]
         [('mdns', '12D3KooW...')]
     """
     rows = {key_of(row): row for row in search_whereis(uri, providers=providers, timeout=timeout)}
     order = {True: 0, None: 1, False: 2}
-    return [to_json(row) for row in sorted(rows.values(), key=lambda row: (order[row.has], row.seconds))]
+    found = sorted(rows.values(), key=lambda row: (order[row.has], row.seconds))
+    return WhereisTable(WhereisRow(to_json(row)) for row in found)
 
 
-def iter_whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> Iterator[dict[str, Any]]:
+def iter_whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> Iterator[WhereisRow]:
     """The rows of `whereis`, each as soon as it is known. Who stops before the end ends the search.
 
     Whether it is here comes at once, then each peer that answers, and at the end those that did not. Each comes once,
@@ -161,22 +174,25 @@ def iter_whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | No
         timeout: seconds to search for at most; 15 by default.
 
     Returns:
-        An iterator over dicts, as `whereis` returns them.
+        An iterator over `WhereisRow`.
+
+    Raises:
+        KacheryError: what `whereis` raises.
 
     Example:
-        >>> next(each["peer"] for each in kcl.iter_whereis("ipfs://bafy...") if each["has"])
+        >>> next(each.peer for each in kcl.iter_whereis("ipfs://bafy...") if each.has)
         '12D3KooW...'
     """
     return _each_once(search_whereis(uri, providers=providers, timeout=timeout))
 
 
-def _each_once(found: Generator[Whereabouts, None, None]) -> Iterator[dict[str, Any]]:
+def _each_once(found: Generator[Whereabouts, None, None]) -> Iterator[WhereisRow]:
     told: set[str] = set()
     with closing(found) as rows:
         for row in rows:
             if key_of(row) not in told:
                 told.add(key_of(row))
-                yield to_json(row)
+                yield WhereisRow(to_json(row))
 
 
 def search_whereis(
@@ -361,7 +377,7 @@ def _damaged(config: Config) -> list[str]:
 
 def repair(
     uris: Sequence[str] | None = None, *, providers: Sequence[str] = (), timeout: float | None = None
-) -> dict[str, Any]:
+) -> Repaired:
     """Put a data directory right whose databases were lost or damaged; or bring files back that `verify` names.
 
     With `uris`, of files and folders: what is damaged or missing of them is loaded again from others. Damaged copies
@@ -378,10 +394,8 @@ def repair(
         timeout: with `uris`: seconds of silence after which it is given up; 60 by default.
 
     Returns:
-        "files", "linked_files" and "directories" (how many are here now), "problems" (each a `Problem(cid, path, what,
-        detail)`: what could not be brought back), "pins" (None where nothing was wrong with that list, else "kept" and
-        "begun_anew": rows as they were, and rows that wait again because little more than their CID could be read) and
-        "routing" (whether what the node has learned was damaged). With `uris`, "problems" alone.
+        What is here now, and what could not be brought back; with `uris`, only the latter. It is a dict of the same,
+        too, and shows itself as a table in notebooks.
 
     Raises:
         RepoBusy: a node runs in this directory; with `uris` it does no harm.
@@ -389,11 +403,11 @@ def repair(
         InvalidArgument: `providers` or `timeout` without `uris`.
 
     Example:
-        >>> kcl.repair()["directories"]
+        >>> kcl.repair().directories
         3
     """
     if uris is not None:
-        return {"problems": _load_again(text_list(uris, "uris"), providers, timeout)}
+        return Repaired(problems=ProblemTable(_load_again(text_list(uris, "uris"), providers, timeout)))
     if len(providers) or timeout is not None:
         raise InvalidArgument("providers and timeout are for what is loaded again: name the URIs of that, too.")
     from kachery_cloud.local import close_repositories
@@ -409,14 +423,14 @@ def repair(
         problems = Repo.rebuild(config.directory, progress=update)
     stats = repository(config).stats
     pins = repair_outbox(config.directory / OUTBOX_NAME, config.directory / "damaged")
-    return {
-        "files": stats.files,
-        "linked_files": stats.linked_files,
-        "directories": stats.directories,
-        "problems": problems,
-        "pins": None if pins is None else {"kept": pins.kept, "begun_anew": pins.begun_anew, "aside": str(pins.aside)},
-        "routing": set_aside_if_damaged(config.directory / DATABASE_NAME),
-    }
+    return Repaired(
+        files=stats.files,
+        linked_files=stats.linked_files,
+        directories=stats.directories,
+        problems=ProblemTable(problems),
+        pins=None if pins is None else {"kept": pins.kept, "begun_anew": pins.begun_anew, "aside": str(pins.aside)},
+        routing=set_aside_if_damaged(config.directory / DATABASE_NAME),
+    )
 
 
 def _load_again(uris: Sequence[str], providers: Sequence[str], timeout: float | None) -> list[Problem]:
@@ -460,16 +474,17 @@ def _cid_here(repo: Repo, uri: ContentURI) -> CID:
     return cid
 
 
-def verify(uris: Sequence[str] | None = None) -> list[Problem]:
+def verify(uris: Sequence[str] | None = None) -> ProblemTable:
     """Read every stored and linked file, or those of `uris`, and compare it with its hash.
 
     Returns:
-        A list of `Problem(cid, path, what)`: files that are damaged, changed or missing. Empty where all is well.
+        A list of `Problem(cid, path, what, detail)`: files that are damaged, changed or missing. Empty where all is
+        well. It shows itself as a table in notebooks, and has `to_dataframe()`.
 
     Raises:
         ContentNotFound: a directory on the way to one of `uris` is not on this machine.
     """
-    return list(iter_problems(uris))
+    return ProblemTable(iter_problems(uris))
 
 
 def iter_problems(uris: Sequence[str] | None = None) -> Iterator[Problem]:

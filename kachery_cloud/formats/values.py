@@ -14,11 +14,12 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from kachery_cloud.errors import FormatError, NotSerializable
+from kachery_cloud.errors import FormatError, InvalidArgument, NotSerializable
 from kachery_cloud.formats.limits import MAX_DEPTH
 from kachery_cloud.formats.npy_header import Header, read_header
 from kachery_cloud.formats.pickle_numpy import MAX_EMPTY_ITEMS, array_pieces, dtype_problem, text_parts
 from kachery_cloud.formats.places import describe_place
+from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,6 +86,22 @@ def json_bytes(value: Any) -> bytes:
     except (ValueError, RecursionError) as error:  # an int of more digits than Python writes
         raise NotSerializable(f"store_json cannot write the value: {error}.") from error
     return text.encode("ascii")
+
+
+def check_json_style(separators: Any, indent: Any) -> None:
+    """Check that JSON is to be written as it always is: older programs could ask for something else.
+
+    Raises:
+        InvalidArgument: it is to be written in another way.
+    """
+    plain = isinstance(separators, (list, tuple)) and [str(each) for each in separators] == [",", ":"]
+    for name, value, same in (("separators", separators, plain), ("indent", indent, False)):
+        if value is not None and not same:
+            raise InvalidArgument(
+                f"{name} is {shown(value)}, but store_json writes all JSON in one way, without blanks: so equal values "
+                f"have one URI. To store a text that looks otherwise: store_text(json.dumps(value, {name}=...)), which "
+                "load_json reads as well."
+            )
 
 
 def _checked(value: Any, trail: list[Any]) -> Any:

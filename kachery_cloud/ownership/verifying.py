@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kachery_cloud.errors import ProofRefused
 from kachery_cloud.ownership.claims import OSM, Malformed, commitment, from_base64url, json_object, key_in
 from kachery_cloud.ownership.proofs import Proof, token_hash
+from kachery_cloud.records import Shown
 from kachery_p2p.text import printable, shortened, span_text
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Owner:
+class Owner(Shown):
     """Who signed in, and at which machine, as a proof says.
 
     Attributes:
@@ -77,6 +78,8 @@ class Owner:
     email: str
     signed_in: int
     audience: str
+
+    times = ("signed_in",)
 
 
 def verify(

@@ -413,6 +413,11 @@ class Config:
             if setting.key and setting.secret is None
         }
 
+    def _repr_html_(self) -> str:
+        from kachery_cloud.records import html_of_facts
+
+        return html_of_facts(self.shown())
+
 
 #: What `private` makes of other settings. Relays, gateways and peers that the user names are not among them.
 _PRIVATE: dict[str, Any] = {

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trio
 
@@ -159,19 +160,102 @@ def test_a_store_that_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not [path for path in (data / "ipfs").rglob("*") if path.is_file()]
 
 
+#: Public functions that have no use in an event loop of their own, and why.
+WITHOUT = {
+    "format_uri": "text becomes text",
+    "join": "text becomes text",
+    "parse_uri": "text becomes text",
+    "progress_to": "it sets something for what is called in its `with`, which may be awaited",
+}
+#: These give something else than the functions of the same name: what they open is read by awaiting it.
+OPENING = {"open", "open_npy"}
+
+
+def test_every_function_that_touches_disk_or_network_can_be_awaited() -> None:
+    """All public functions are there, but for those that are named with a reason; and nothing else is shown."""
+    functions = {name for name in (*kcl.__all__, *kcl._NOT_FOR_STAR) if inspect.isfunction(getattr(kcl, name))}
+    awaited = {name for name in dir(aio) if inspect.isfunction(getattr(aio, name))}
+    assert awaited == functions - set(WITHOUT)
+    assert set(dir(aio)) - awaited == {"AsyncFile", "AsyncNpyFile"}
+    assert set(aio.__all__) == set(dir(aio)) - set(aio._NOT_FOR_STAR)
+    assert all(WITHOUT.values())
+
+
 def test_functions_say_what_those_that_block_say() -> None:
-    """Names, arguments and texts; those with an event loop are all that have a use there."""
-    for name in aio.__all__:
-        function, blocking = getattr(aio, name), getattr(kcl, name)
+    """Names, arguments and texts."""
+    for name in dir(aio):
+        function, blocking = getattr(aio, name), getattr(kcl, name, name)
+        if not inspect.isfunction(function) or not callable(blocking):
+            continue
         steps = name.startswith("iter_")
         assert (inspect.isasyncgenfunction if steps else inspect.iscoroutinefunction)(function), name
-        assert inspect.signature(function) == inspect.signature(blocking), name
-        assert function.__doc__ == blocking.__doc__, name
-    without = {"cat_file", "format_uri", "get_node_info", "init", "join", "load_config", "parse_uri", "pins"}
-    without |= {"progress_to", "repair", "status", "du", "gc", "move", "open_npy", "published", "groups"}
-    without |= {"access", "audit"}
-    functions = {name for name in kcl.__all__ if inspect.isfunction(getattr(kcl, name))}
-    assert functions - set(aio.__all__) == without
+        assert (function.__module__, function.__name__) == (aio.__name__, name)
+        if name not in OPENING:
+            assert inspect.signature(function) == inspect.signature(blocking), name
+            assert function.__doc__ == blocking.__doc__, name
+
+
+def test_what_is_here_is_told_in_an_event_loop() -> None:
+    """Lists and states, which touch the disk."""
+
+    async def work() -> tuple[object, ...]:
+        await aio.store_text("text", label="a.txt", local=True)
+        (item,) = await aio.list(find="a.txt")
+        status = await aio.status()
+        return item.label, (await aio.du()).total > 0, status.running, await aio.pins(), (await aio.init()).directory
+
+    assert asyncio.run(work()) == ("a.txt", True, False, [], str(kcl.load_config().directory))
+    assert trio.run(work)[0] == "a.txt"
+
+
+# --- what is opened ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read_by_awaiting_it() -> None:
+    """Bytes, lines and text, at the position and anywhere; it is closed at the end."""
+
+    async def work() -> None:
+        uri = await aio.store_text("one\ntwo\nthree", local=True)
+        async with await aio.open(uri) as file:
+            assert (file.size, file.uri) == (13, uri)
+            assert await file.read(3) == b"one"
+            assert (await file.readline(), await file.tell()) == (b"\n", 4)
+            assert await asyncio.gather(file.read_at(0, 3), file.read_at(4, 3)) == [b"one", b"two"]
+            assert await file.cat_ranges([(0, 1), (4, 5)]) == [b"o", b"t"]
+            assert await file.seek(0) == 0
+            assert [line async for line in file] == [b"one\n", b"two\n", b"three"]
+        assert file.file.closed
+        with pytest.raises(ValueError, match="closed"):
+            await file.read()
+        async with await aio.open(uri, "r", encoding="ascii") as text:
+            assert await text.read(5) == "one\nt"
+            assert await text.readlines() == ["wo\n", "three"]
+        with pytest.raises(kcl.InvalidArgument, match="mode"):
+            await aio.open(uri, "w")  # type: ignore[call-overload]
+
+    asyncio.run(work())
+
+
+def test_an_array_is_read_by_awaiting_its_slices() -> None:
+    """What is touched, as the array that blocks gives it."""
+    values = np.arange(60).reshape(20, 3)
+
+    async def work() -> None:
+        uri = await aio.store_npy(values, local=True)
+        async with await aio.open_npy(uri) as array:
+            assert (array.shape, array.ndim, array.size, len(array), array.dtype) == ((20, 3), 2, 60, 20, values.dtype)
+            first, second = await asyncio.gather(array[2:4, ::2], array[-1])
+            assert first.tolist() == values[2:4, ::2].tolist()
+            assert second.tolist() == values[-1].tolist()
+
+    asyncio.run(work())
+
+
+async def test_a_read_that_is_cancelled(silent: str) -> None:
+    """It is not waited for, under trio as under asyncio."""
+    with trio.move_on_after(0):
+        await aio.open(ABSENT, providers=[silent], timeout=10 * PATIENCE)
+        raise AssertionError("nobody can have it")
 
 
 # --- cancellations -------------------------------------------------------------------------------------------------

@@ -212,12 +212,14 @@ def test_a_file_of_the_older_cache_is_loaded(work: Path) -> None:
         kcl.load_file(f"sha1://{SHA1}/.bashrc", dest="folder")
 
 
-def test_a_linked_file_of_the_older_cache_is_loaded(work: Path) -> None:
+@pytest.mark.parametrize(
+    "place", ["linked_files/sha1/7b/46/16/{}", "mutables/@linked_files/@sha1/{}"], ids=["newer", "older"]
+)
+def test_a_linked_file_of_the_older_cache_is_loaded(place: str, work: Path) -> None:
     """From where it lies, as its record says; and one whose place is in the URI."""
     file = put(work / "linked.csv")
-    kept(
-        work, json.dumps({"path": str(file), "size": 1, "mtime": 2.5, "sha1": SHA1}).encode(), where="linked_files/sha1"
-    )
+    record = json.dumps({"path": str(file), "size": 1, "mtime": 2.5, "sha1": SHA1}).encode()
+    put(work.parent / "data" / place.format(SHA1), record)
     assert kcl.load_file(f"sha1://{SHA1}?label=x") == str(file)
     other = put(work / "other", b"other")
     digest = hashlib.sha1(b"other").hexdigest()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,47 @@ def test_values_are_stored_on_this_machine(tmp_path: Path) -> None:
     assert kcl.load_json(older.store_json_local({"a": 1}, separators=(",", ":"))) == {"a": 1}
     assert kcl.load_npy(older.store_npy_local(np.arange(3))).tolist() == [0, 1, 2]
     assert kcl.load_pkl(older.store_pkl_local({"a": (1, 2)})) == {"a": (1, 2)}
+
+
+@pytest.mark.parametrize("store", [kcl.store_text, kcl.store_npy, kcl.store_pkl])
+def test_a_label_may_come_second(store: Callable[..., str]) -> None:
+    """Without its name, as in the first versions; it is the same as with it."""
+    value = np.arange(3) if store is kcl.store_npy else "text"
+    uri = store(value, "a label", local=True)
+    assert uri.endswith("?label=a%20label")
+    assert uri == store(value, label="a label", cache_locally=True, local=True)
+
+
+@pytest.mark.parametrize("store", [kcl.store_json, older.store_json_local])
+def test_json_is_written_in_one_way(store: Callable[..., str]) -> None:
+    """What older scripts say of it is taken where it is that; of anything else it is said what to write instead."""
+    value = {"b": [1, 2], "a": None}
+    plain = kcl.store_json(value, local=True)
+    assert store(value, separators=(",", ":"), indent=None) == store(value, separators=[",", ":"]) == plain
+    for style in ({"indent": 4}, {"indent": 0}, {"indent": "  "}, {"separators": (", ", ": ")}, {"separators": ","}):
+        (name,) = style
+        with pytest.raises(kcl.InvalidArgument, match=rf"{name} is .*store_text\(json.dumps\(value, {name}=") as error:
+            store(value, **style)
+        assert "load_json" in str(error.value)
+    assert kcl.load_json(kcl.store_text(json.dumps(value, indent=4), local=True)) == value
+
+
+def test_bytes_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """As `cat_file` writes them."""
+    uri = kcl.store_text("0123456789", local=True)
+    assert kcl.load_bytes(uri, 2, 5, write_to_stdout=True) == b""
+    assert capfdbinary.readouterr().out == b"234"
+    with pytest.raises(kcl.InvalidArgument, match="write_to_stdout"):
+        kcl.load_bytes(uri, 2, 5, write_to_stdout="no")  # type: ignore[arg-type]
+
+
+def test_an_older_uri_is_stored_like_its_file(tmp_path: Path) -> None:
+    """`store_file_local` took one in place of a path."""
+    digest = hashlib.sha1(b"bytes", usedforsecurity=False).hexdigest()
+    kept = tmp_path / "data" / "sha1" / digest[:2] / digest[2:4] / digest[4:6] / digest
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"bytes")
+    assert older.store_file_local(f"sha1://{digest}?label=x") == kcl.store_bytes(b"bytes", local=True)
 
 
 def test_names_are_found_and_not_listed() -> None:
@@ -120,6 +163,27 @@ def test_a_value_is_a_text(value: object) -> None:
     """Of a bounded length."""
     with pytest.raises(kcl.InvalidArgument, match="at most"):
         older.set_mutable_local("key", value)  # type: ignore[arg-type]
+
+
+def test_values_are_forgotten(tmp_path: Path) -> None:
+    """One by one, and all of a folder; nothing else of the data directory is a folder of values."""
+    for key in ("@lab/a", "@lab/@b/c", "d"):
+        older.set_mutable_local(key, "value")
+    older.delete_mutable_local("@lab/a")
+    assert older.get_mutable_local("@lab/a") is None
+    older.delete_mutable_folder_local("@lab")
+    assert older.get_mutable_local("@lab/@b/c") is None
+    assert older.get_mutable_local("d") == "value"
+    for name in ("@lab/a", "d/e", "none"):
+        with pytest.raises(kcl.FileMissing, match="There is no mutable"):
+            older.delete_mutable_local(name)
+    for name in ("@lab", "d"):
+        with pytest.raises(kcl.FileMissing, match="There are no mutables"):
+            older.delete_mutable_folder_local(name)
+    for name in ("", "..", "../mutables"):
+        with pytest.raises(kcl.InvalidName):
+            older.delete_mutable_folder_local(name)
+    assert (tmp_path / "data" / "mutables" / "d").exists()
 
 
 def test_a_name_that_is_a_folder() -> None:
