@@ -11,7 +11,7 @@ from kachery_cloud.answers import Elsewhere, Here, PinCounts, Running, SharedDir
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.auditing import visible_now
 from kachery_cloud.errors import ContentNotFound, DamagedFile, InvalidArgument, IsADirectory, KacheryError, NoPermission
-from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, check_lost, find_local, is_local_directory, repository, resolve_local
 from kachery_cloud.pinning import outbox
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config
@@ -115,6 +115,8 @@ def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
     parsed = parse_uri(uri)
     seconds = ANNOUNCE_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     if _here(config, parsed) is None:
+        if config.directory.exists():
+            check_lost(repository(config), parsed, parsed.root)
         raise ContentNotFound(
             f"{parsed.locator} is not on this machine, so it cannot be announced from here. Store or load it first."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -14,13 +15,16 @@ from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
 from kachery_cloud.commands.main import cli
-from kachery_cloud.local import close_outboxes, close_repositories, outbox
+from kachery_cloud.errors import ContentNotFound, DamagedRepo
+from kachery_cloud.local import BlockNotLocal, close_outboxes, close_repositories, outbox, repository
 from kachery_cloud.node import connection
+from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.node.messages import LoadRequest, LoadResult
 from kachery_p2p.pinning import OUTBOX_NAME
 from kachery_p2p.pinning.repair import repair_outbox
-from kachery_p2p.repo import NodeLock
+from kachery_p2p.repo import NodeLock, catalog
 from kachery_p2p.routing.database import DATABASE_NAME, Database
 
 CATALOG = "catalog.sqlite"
@@ -46,16 +50,21 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def stored(directory: Path, tmp_path: Path) -> dict[str, str]:
-    """URIs of one thing of each kind; a list of pins, and what a node has learned, are there too."""
+def few(directory: Path, tmp_path: Path) -> dict[str, str]:
+    """URIs of one thing of each kind."""
     (tmp_path / "folder" / "below").mkdir(parents=True)
     (tmp_path / "folder" / "below" / "large").write_bytes(DATA)
     (tmp_path / "linked").write_bytes(DATA[1:])
-    uris = {
+    return {
         "text": kcl.store_text("some text", local=True),
         "folder": kcl.store_dir(tmp_path / "folder", local=True),
         "linked": kcl.link_file(tmp_path / "linked", local=True),
     }
+
+
+@pytest.fixture
+def stored(directory: Path, few: dict[str, str]) -> dict[str, str]:
+    """The same; a list of pins, and what a node has learned, are there too."""
     box = outbox(load_config())
     for i in range(PINS):
         box.add(kcl.store_text(f"pin {i}", local=True).removeprefix("ipfs://"), "lab", f"name {i}", {"i": str(i)}, i)
@@ -65,7 +74,7 @@ def stored(directory: Path, tmp_path: Path) -> dict[str, str]:
         db.executemany("INSERT INTO peers VALUES (?)", [(f"peer {i}" * 20,) for i in range(200)])
     routing.close()
     close_all()
-    return uris
+    return few
 
 
 def check(stored: dict[str, str]) -> None:
@@ -121,6 +130,82 @@ def test_lost_catalog_is_said_by_every_command(directory: Path, stored: dict[str
         assert "kachery-cloud repair" in result.stderr
     assert run("repair").exit_code == 0
     check(stored)
+
+
+def test_what_a_damaged_catalog_does_not_find_is_not_called_absent(directory: Path, few: dict[str, str]) -> None:
+    """Whichever page of the catalog says that it is empty: what is here is found, or the catalog is called damaged.
+    SQLite finds nothing there, and says nothing."""
+    asked = [
+        lambda: kcl.load_file_info(few["folder"], local_only=True),
+        lambda: kcl.list_dir(few["folder"] + "/below", local_only=True),
+        lambda: kcl.load_text(few["text"], local_only=True),
+        lambda: kcl.load_file(few["linked"], local_only=True),
+    ]
+    close_all()
+    sound = (directory / CATALOG).read_bytes()
+    said: list[str] = []
+    for page in range(4096, len(sound), 4096):
+        content = bytearray(sound)
+        content[page + 3 : page + 5] = bytes(2)  # the number of its cells
+        for ask in asked:
+            close_all()  # as each command is a process of its own
+            (directory / CATALOG).write_bytes(content)
+            with contextlib.suppress(DamagedRepo):
+                ask()
+                continue
+            said.append(f"page {page // 4096}")
+    assert said
+    close_all()
+    assert run("repair").exit_code == 0
+    check(few)
+
+
+def forget_rows(directory: Path, stored: dict[str, str]) -> CID:
+    """Take a folder out of the catalog, as a loss that leaves it sound does."""
+    root = CID.parse(stored["folder"].removeprefix("ipfs://"))
+    close_all()
+    with contextlib.closing(sqlite3.connect(directory / CATALOG)) as db, db:
+        db.execute("DELETE FROM blocks WHERE multihash = ?", (root.multihash,))
+        db.execute("DELETE FROM roots WHERE key = ?", (bytes(root.to_v1()),))
+    return root
+
+
+def test_a_folder_that_the_catalog_has_lost(
+    directory: Path, stored: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However large the catalog is, a folder whose nodes are in the second place is not called absent: with local data
+    alone that is an error, and else it is said before peers are asked."""
+    monkeypatch.setattr(catalog, "LOOKED_THROUGH_BYTES", 0)
+    root = forget_rows(directory, stored)
+    for load in (kcl.load_file_info, kcl.list_dir):
+        with pytest.raises(DamagedRepo, match=f"does not list {root}, but .*repair"):
+            load(stored["folder"], local_only=True)
+    with pytest.raises(DamagedRepo, match="does not list"):
+        kcl.load_file(stored["folder"] + "/below/large", local_only=True)
+    capsys.readouterr()
+    Request(stored["folder"]).need_network(BlockNotLocal(root))
+    assert f"does not list {root}" in capsys.readouterr().err
+    close_all()
+    assert run("repair").exit_code == 0
+    check(stored)
+
+
+def test_what_is_not_here_is_not_called_lost(directory: Path, stored: dict[str, str]) -> None:
+    """Something that was removed, that never came, or of which an interrupted load left a record and no file, is not on
+    this machine, and nothing is to be repaired."""
+    kcl.remove(stored["folder"], force=True)
+    data = DATA[2:]
+    whole = kcl.store_bytes(data, local=True)
+    record = repository(load_config()).directory / "nodes" / whole[-2:] / f"{whole.removeprefix('ipfs://')}.car"
+    kept = record.read_bytes()
+    kcl.remove(whole, force=True)
+    record.parent.mkdir(exist_ok=True)
+    record.write_bytes(kept)
+    never = "ipfs://bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
+    for uri in (stored["folder"], whole, never, never.replace("bafybei", "bafkrei")):
+        with pytest.raises(ContentNotFound, match="is not on this machine"):
+            kcl.load_file_info(uri, local_only=True)
+    assert kcl.verify() == []
 
 
 def test_repair_says_what_it_did(directory: Path, stored: dict[str, str], tmp_path: Path) -> None:
