@@ -382,7 +382,8 @@ def repair(
     Returns:
         "files", "linked_files" and "directories" (how many are here now), "problems" (each a `Problem(cid, path, what,
         detail)`: what could not be brought back), "pins" (None where nothing was wrong with that list, else "kept" and
-        "begun_anew": rows as they were, and rows that wait again because little more than their CID could be read) and
+        "begun_anew": rows as they were, and rows that wait again because little more than their CID could be read; and
+        "aside": where the damaged list is, None for one that was missing) and
         "routing" (whether what the node has learned was damaged). With `uris`, "problems" alone.
 
     Raises:
@@ -416,7 +417,13 @@ def repair(
         "linked_files": stats.linked_files,
         "directories": stats.directories,
         "problems": problems,
-        "pins": None if pins is None else {"kept": pins.kept, "begun_anew": pins.begun_anew, "aside": str(pins.aside)},
+        "pins": None
+        if pins is None
+        else {
+            "kept": pins.kept,
+            "begun_anew": pins.begun_anew,
+            "aside": pins.aside and str(pins.aside),
+        },
         "routing": set_aside_if_damaged(config.directory / DATABASE_NAME),
     }
 

@@ -15,6 +15,9 @@ from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
 from kachery_cloud.commands.main import cli
+from kachery_cloud.doctor.databases import check_databases
+from kachery_cloud.doctor.facts import Facts
+from kachery_cloud.doctor.reading import read_all
 from kachery_cloud.errors import ContentNotFound, DamagedRepo
 from kachery_cloud.local import BlockNotLocal, close_outboxes, close_repositories, outbox, repository
 from kachery_cloud.node import connection
@@ -23,6 +26,7 @@ from kachery_cloud.settings.config import load_config
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.node.messages import LoadRequest, LoadResult
 from kachery_p2p.pinning import OUTBOX_NAME
+from kachery_p2p.pinning.outbox import MARK_NAME
 from kachery_p2p.pinning.repair import repair_outbox
 from kachery_p2p.repo import NodeLock, catalog
 from kachery_p2p.routing.database import DATABASE_NAME, Database
@@ -109,7 +113,7 @@ def test_every_root_loads_after_a_repair(directory: Path, stored: dict[str, str]
     found = json.loads(result.output)
     assert (found["ok"], found["problems"]) == (True, [])
     assert (found["directories"], found["linked_files"], found["files"]) == (1, 1, PINS + 2)
-    assert (found["pins"] is not None) == (name == OUTBOX_NAME and how != "deleted")
+    assert (found["pins"] is not None) == (name == OUTBOX_NAME)
     check(stored)
     assert kcl.verify() == []
     if name != OUTBOX_NAME:
@@ -237,13 +241,51 @@ def test_no_repair_while_a_node_runs(directory: Path, stored: dict[str, str]) ->
 # --- the list of pins ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["empty", "half"])
+@pytest.mark.parametrize("how", ["deleted", "empty", "half"])
 def test_damaged_list_of_pins_is_said(directory: Path, stored: dict[str, str], how: str) -> None:
     """What was to be pinned is not silently forgotten: the list's loss is an error that names the command."""
     damage(directory / OUTBOX_NAME, how)
     result = run("pins")
     assert result.exit_code == 4
     assert "kachery-cloud repair" in result.stderr
+
+
+def test_a_list_of_pins_that_was_deleted(directory: Path, stored: dict[str, str]) -> None:
+    """Its loss is said by whatever needs it, a doctor among them, until the repair, which says it, too, and begins a
+    new one."""
+    for suffix in ("", "-wal", "-shm"):
+        (directory / f"{OUTBOX_NAME}{suffix}").unlink(missing_ok=True)
+    box, cid = outbox(load_config()), stored["text"].removeprefix("ipfs://")
+    for use in (box.list, box.counts, box.version, lambda: box.add(cid, "lab"), lambda: box.remove(cid, "lab")):
+        with pytest.raises(DamagedRepo, match=r"is missing: its list is lost.*kachery-cloud repair"):
+            use()
+    assert not box.path.exists()
+    facts = Facts(read_all({"KACHERY_CLOUD_DIR": str(directory)}))
+    assert [OUTBOX_NAME in each.what for each in check_databases(facts).findings] == [True]
+    assert "was missing, and nothing of it is known" in run("repair").stdout
+    assert check_databases(facts).findings == ()
+    assert outbox(load_config()).list() == []
+    box.add(cid, "lab")
+    close_all()
+    box.path.unlink()
+    with pytest.raises(DamagedRepo, match="is missing"):
+        box.list()
+
+
+def test_a_list_of_pins_from_before_there_were_marks(directory: Path, stored: dict[str, str]) -> None:
+    """One that an older version made is read as it is, and its loss is said from the next write on. A directory without
+    pins has no mark, and misses none."""
+    mark = directory / MARK_NAME
+    mark.unlink()
+    box = outbox(load_config())
+    assert len(box.list()) == PINS
+    box.begin_anew(["stuck"])  # as a node does when it begins
+    assert mark.exists()
+    mark.unlink()
+    box.path.unlink()
+    close_all()
+    assert outbox(load_config()).list() == []
+    assert json.loads(run("repair", "--json").output)["pins"] is None
 
 
 def test_rows_that_can_be_read_are_kept(directory: Path, stored: dict[str, str]) -> None:
@@ -267,6 +309,7 @@ def test_rows_that_can_be_read_are_kept(directory: Path, stored: dict[str, str])
     path.write_bytes(content)
     repaired = repair_outbox(path, directory / "damaged")
     assert repaired is not None
+    assert repaired.aside is not None
     assert repaired.aside.exists()
     assert repaired.begun_anew == 1
     after = {entry.cid: entry for entry in outbox(load_config()).list()}
