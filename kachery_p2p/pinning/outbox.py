@@ -22,6 +22,7 @@ from typing import Any
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import DamagedRepo
+from kachery_p2p.ownfiles import check_own_file
 from kachery_p2p.pinning.limits import MAX_ERROR_LENGTH, MAX_NAME, REMOVED_DAYS
 from kachery_p2p.private import can_write
 from kachery_p2p.repo.hosts import claim
@@ -436,6 +437,7 @@ class PinOutbox:
         if not self._claimed:
             claim(self.path.parent)
             self._claimed = True
+        check_own_file(self.path)
         end = time.monotonic() + _MAKING_SECONDS
         while self.path.exists() and self.path.stat().st_size == 0:
             if time.monotonic() > end:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,8 @@ def repair_outbox(path: Path, damaged: Path) -> RepairedOutbox | None:
         with explained("removing", mark):
             mark.unlink()
         return RepairedOutbox(0, 0, None)
-    with closing(open_damaged(path)) as old:
+    rows: dict[tuple[Any, Any], dict[str, Any]] = {}
+    with suppress(sqlite3.Error), closing(open_damaged(path)) as old:
         if _is_sound(old):
             return None
         rows = {(row["key"], row["service"]): row for row in _readable(old)}
