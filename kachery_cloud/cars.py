@@ -257,7 +257,7 @@ def _whole(request: Request) -> CID:
     except IsADirectory:
         cid = resolve_local(repo, request.uri)
         if not request.all_here(cid):
-            request.need_network(BlockNotLocal(str(cid)))
+            request.need_network(BlockNotLocal(cid))
             request.ask("directory")
         return cid
 

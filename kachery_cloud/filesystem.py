@@ -217,7 +217,7 @@ class KacheryFileSystem(AsyncFileSystem):
             cid = kind = None
         if cid is None or kind is None:
             if cid is not None:
-                request.need_network(BlockNotLocal(str(cid)))
+                request.need_network(BlockNotLocal(cid))
             try:
                 result = yield from ask(request, "info")
             except NotAFile:

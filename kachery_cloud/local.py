@@ -92,7 +92,15 @@ if hasattr(os, "register_at_fork"):
 
 
 class BlockNotLocal(Exception):
-    """A block that this machine does not have (internal; never reaches the user)."""
+    """A block that this machine does not have (internal; never reaches the user).
+
+    Args:
+        cid: of the block.
+    """
+
+    def __init__(self, cid: CID) -> None:
+        super().__init__(str(cid))
+        self.cid = cid
 
 
 class LocalContent(NamedTuple):
@@ -143,8 +151,23 @@ def local_blocks(repo: Repo, cids: list[CID]) -> list[bytes]:
     found = repo.get_blocks([cid.multihash for cid in cids])
     for cid in cids:
         if cid.multihash not in found:
-            raise BlockNotLocal(str(cid))
+            raise BlockNotLocal(cid)
     return [found[cid.multihash] for cid in cids]
+
+
+def check_lost(repo: Repo, uri: ContentURI, lacking: CID, *, thorough: bool = True) -> None:
+    """Look whether something that is not found is here all the same, and the catalog of the data directory damaged.
+
+    Args:
+        repo: where it was looked for.
+        uri: of it.
+        lacking: what was not found of it.
+        thorough: see `Maintenance.check_lost`.
+
+    Raises:
+        DamagedRepo: that is so.
+    """
+    repo.maintenance.check_lost(uri.root, lacking, thorough=thorough)
 
 
 def resolve_local(repo: Repo, uri: ContentURI) -> CID:
@@ -201,7 +224,7 @@ def find_local(repo: Repo, uri: ContentURI, *, needs_path: bool = False) -> Loca
             f"{uri.locator} is a directory. Load it with load_dir(uri, dest) (kachery-cloud-load URI --dest FOLDER), "
             f"or one of its files as {uri.locator}/NAME."
         )
-    raise BlockNotLocal(str(cid))
+    raise BlockNotLocal(cid)
 
 
 def local_file(repo: Repo, cid: CID) -> Path | None:

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.errors import ConfigError, ContentNotFound, NodeError, PinningError, PinTooLarge
-from kachery_cloud.local import BlockNotLocal, is_local_directory, local_size, outbox, repository, resolve_local
+from kachery_cloud.local import (
+    BlockNotLocal,
+    check_lost,
+    is_local_directory,
+    local_size,
+    outbox,
+    repository,
+    resolve_local,
+)
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.pin_choice import services_by_name, services_for, to_service, why_idle
 from kachery_cloud.settings.pin_services import PinSetting
@@ -172,8 +180,9 @@ def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: 
     parsed = parse_listed(uri)
     try:
         cid = resolve_local(repository(config), parsed)
-        size = _size_here(config, parsed.locator, cid)
-    except BlockNotLocal:
+        size = _size_here(config, cid)
+    except BlockNotLocal as error:
+        check_lost(repository(config), parsed, error.cid)
         raise ContentNotFound(
             f"{parsed.locator} is not on this machine, so it cannot be pinned from here. Load it first "
             "(kachery-cloud-load)."
@@ -480,7 +489,7 @@ def _cid_of(config: Config, uri: str) -> CID:
         ) from None
 
 
-def _size_here(config: Config, locator: str, cid: CID) -> int:
+def _size_here(config: Config, cid: CID) -> int:
     """Bytes of a file that is here, or of all blocks of a directory.
 
     Raises:
@@ -492,7 +501,7 @@ def _size_here(config: Config, locator: str, cid: CID) -> int:
         return size
     block = repo.get_block(cid.multihash) if is_local_directory(repo, cid) else None
     if block is None:
-        raise BlockNotLocal(locator)
+        raise BlockNotLocal(cid)
     from kachery_p2p.dag.pb import decode_node
 
     return len(block) + sum(link.tsize or 0 for link in decode_node(block).links)

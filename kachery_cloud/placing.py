@@ -353,7 +353,7 @@ def _look_at(repo: Repo, cid: CID) -> _Thing:
         (block,) = local_blocks(repo, [cid])
         if node_kind(block, cid) is DataType.SYMLINK:
             return _Thing(target=symlink_target(block, cid))
-    raise BlockNotLocal(str(cid))
+    raise BlockNotLocal(cid)
 
 
 def _unpacked(repo: Repo, cid: CID) -> Path:
@@ -364,7 +364,7 @@ def _unpacked(repo: Repo, cid: CID) -> Path:
     """
     path = repo.find_file(cid)
     if path is None:
-        raise BlockNotLocal(str(cid))
+        raise BlockNotLocal(cid)
     return path
 
 

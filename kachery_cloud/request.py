@@ -13,6 +13,7 @@ from kachery_cloud.arguments import check_flags, range_in
 from kachery_cloud.errors import (
     ContentNotFound,
     DamagedFile,
+    DamagedRepo,
     DiskFull,
     InvalidName,
     IsADirectory,
@@ -23,6 +24,7 @@ from kachery_cloud.local import (
     BlockNotLocal,
     LocalContent,
     LocalFile,
+    check_lost,
     find_local,
     finished,
     is_local_directory,
@@ -181,7 +183,16 @@ class Request:
             repo = repository(self.config)
             with contextlib.suppress(BlockNotLocal):  # the directory on the way to it may be what is missing
                 repo.quarantine(resolve_local(repo, self.uri))
-        elif self.local_only:
+            return
+        if isinstance(why, BlockNotLocal):
+            try:
+                check_lost(repository(self.config), self.uri, why.cid, thorough=self.local_only)
+            except DamagedRepo as error:
+                if self.local_only:
+                    raise
+                # What an interrupted load left is made whole by loading it.
+                tell(f"{error} Asking peers for {self.uri.locator}.")
+        if self.local_only:
             raise ContentNotFound(
                 f"{self.uri.locator} is not on this machine ({self.config.directory}), and only local data was asked "
                 "for. Leave out local_only (--local-only) to ask peers for it."

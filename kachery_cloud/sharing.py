@@ -31,6 +31,7 @@ from kachery_cloud.errors import (
 from kachery_cloud.files_here import request_of
 from kachery_cloud.local import (
     BlockNotLocal,
+    check_lost,
     find_local,
     is_local_directory,
     repository,
@@ -248,7 +249,8 @@ def make_share(
     repo = repository(config)
     try:
         cid, size = _look(repo, parsed)
-    except BlockNotLocal:
+    except BlockNotLocal as error:
+        check_lost(repo, parsed, error.cid)
         raise ContentNotFound(
             f"{parsed.locator} is not on this machine, so it cannot be shared from here. Load it first, or pass on the "
             "string that you were given."
@@ -460,5 +462,5 @@ def _directory_size(repo: Repo, cid: CID) -> int:
 
     block = repo.get_block(cid.multihash) if is_local_directory(repo, cid) else None
     if block is None:
-        raise BlockNotLocal(str(cid))
+        raise BlockNotLocal(cid)
     return len(block) + sum(link.tsize or 0 for link in decode_node(block).links)

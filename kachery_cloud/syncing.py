@@ -220,7 +220,7 @@ class _Sync:
     def _data(self, source: PackedFile, path: str) -> bytes:
         data = source.read()
         if data is None:
-            raise BlockNotLocal(str(source.cid))
+            raise BlockNotLocal(source.cid)
         return data if self._decoding is None else self._decoding.data(data, path)
 
     def check(self) -> None:

@@ -25,7 +25,7 @@ from kachery_cloud.answers import (
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.auditing import visible_now
 from kachery_cloud.errors import ContentNotFound, DamagedFile, InvalidArgument, IsADirectory, KacheryError, NoPermission
-from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, check_lost, find_local, is_local_directory, repository, resolve_local
 from kachery_cloud.pinning import outbox
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config
@@ -127,6 +127,8 @@ def announce(uri: str, *, timeout: float | None = None) -> Announcement:
     parsed = parse_uri(uri)
     seconds = ANNOUNCE_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     if _here(config, parsed) is None:
+        if config.directory.exists():
+            check_lost(repository(config), parsed, parsed.root)
         raise ContentNotFound(
             f"{parsed.locator} is not on this machine, so it cannot be announced from here. Store or load it first."
         )
@@ -394,8 +396,16 @@ def repair(
         timeout: with `uris`: seconds of silence after which it is given up; 60 by default.
 
     Returns:
+<<<<<<< HEAD
         What is here now, and what could not be brought back; with `uris`, only the latter. It is a dict of the same,
         too, and shows itself as a table in notebooks.
+=======
+        "files", "linked_files" and "directories" (how many are here now), "problems" (each a `Problem(cid, path, what,
+        detail)`: what could not be brought back), "pins" (None where nothing was wrong with that list, else "kept" and
+        "begun_anew": rows as they were, and rows that wait again because little more than their CID could be read; and
+        "aside": where the damaged list is, None for one that was missing) and
+        "routing" (whether what the node has learned was damaged). With `uris`, "problems" alone.
+>>>>>>> df03306ccc98339a284a5651104b74956837c9e5
 
     Raises:
         RepoBusy: a node runs in this directory; with `uris` it does no harm.
@@ -423,14 +433,31 @@ def repair(
         problems = Repo.rebuild(config.directory, progress=update)
     stats = repository(config).stats
     pins = repair_outbox(config.directory / OUTBOX_NAME, config.directory / "damaged")
+<<<<<<< HEAD
     return Repaired(
         files=stats.files,
         linked_files=stats.linked_files,
         directories=stats.directories,
         problems=ProblemTable(problems),
-        pins=None if pins is None else {"kept": pins.kept, "begun_anew": pins.begun_anew, "aside": str(pins.aside)},
+        pins=None if pins is None else {"kept": pins.kept, "begun_anew": pins.begun_anew, "aside": pins.aside and str(pins.aside)},
         routing=set_aside_if_damaged(config.directory / DATABASE_NAME),
     )
+=======
+    return {
+        "files": stats.files,
+        "linked_files": stats.linked_files,
+        "directories": stats.directories,
+        "problems": problems,
+        "pins": None
+        if pins is None
+        else {
+            "kept": pins.kept,
+            "begun_anew": pins.begun_anew,
+            "aside": pins.aside and str(pins.aside),
+        },
+        "routing": set_aside_if_damaged(config.directory / DATABASE_NAME),
+    }
+>>>>>>> df03306ccc98339a284a5651104b74956837c9e5
 
 
 def _load_again(uris: Sequence[str], providers: Sequence[str], timeout: float | None) -> list[Problem]:

@@ -16,7 +16,7 @@ from kachery_cloud.audiences import (
 )
 from kachery_cloud.errors import ContentNotFound, NoPermission
 from kachery_cloud.inventory_removal import writable
-from kachery_cloud.local import BlockNotLocal, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, check_lost, repository, resolve_local
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import ContentURI, parse_listed, parse_uri
@@ -93,10 +93,12 @@ def shown_now(config: Config, uri: ContentURI) -> Shown:
     repo = repository(config)
     try:
         cid = resolve_local(repo, uri)
-    except BlockNotLocal:
-        cid = None
+        lacking = cid
+    except BlockNotLocal as error:
+        cid, lacking = None, error.cid
     listed = cid is not None and repo.inventory.get(cid) is not None
     if cid is None or not (listed or repo.has_block(cid.multihash) is not None):
+        check_lost(repo, uri, lacking)
         raise ContentNotFound(f"{uri.locator} is not on this machine. What is here: kachery-cloud list")
     audience = audience_here(repo, cid)
     given = str(replace(uri, providers=(), groups=uri_groups(audience)))
@@ -175,8 +177,9 @@ def listed_root(repo: Repo, uri: ContentURI) -> CID:
     """
     try:
         cid = resolve_local(repo, uri)
-    except BlockNotLocal:
-        cid = None
+        lacking = cid
+    except BlockNotLocal as error:
+        cid, lacking = None, error.cid
     root = None if cid is None else repo.inventory.get(cid)
     if cid is None or root is None:
         if cid is not None and uri.path:
@@ -184,6 +187,7 @@ def listed_root(repo: Repo, uri: ContentURI) -> CID:
                 f"{uri.locator} is a part of a folder, and for whom that is. Say it of the whole folder: "
                 f"{ContentURI(uri.cid, groups=uri_groups(audience_here(repo, uri.root))).pasteable}"
             )
+        check_lost(repo, uri, lacking)
         raise ContentNotFound(
             f"{uri.locator} is not on this machine, or not listed by itself. What is here: kachery-cloud list"
         )

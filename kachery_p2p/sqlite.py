@@ -19,6 +19,7 @@ from typing import Any
 
 from kachery_p2p import private, sqlite_forks
 from kachery_p2p.errors import DiskFull, KacheryError, NoPermission, RepoError
+from kachery_p2p.ownfiles import check_own_file
 from kachery_p2p.sqlite_errors import explain, is_busy, needs_recovery, only_read
 from kachery_p2p.sqlite_forks import LOOK_SECONDS, End, Handle, wait_for_fork
 from kachery_p2p.sqlite_reading import leave_log, may_be_read, says_version, stamps, stamps_anew
@@ -269,6 +270,7 @@ class SQLiteFile:
         if path is not None and not self._prepared:
             private.make_empty(path, readable=settings.readable)
             for name in ("", "-wal", "-shm"):
+                check_own_file(path.with_name(path.name + name))
                 private.fit(path.with_name(path.name + name), readable=settings.readable)
         db = sqlite3.connect(
             path or ":memory:", timeout=_INNER_BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -371,6 +373,8 @@ class SQLiteFile:
         """
         path = self._file
         assert path is not None
+        for name in ("", "-wal", "-shm"):
+            check_own_file(path.with_name(path.name + name))
         where = path.absolute().as_uri()
         if not self._apart and os.path.exists(f"{path}-shm") and os.path.exists(f"{path}-wal"):
             try:

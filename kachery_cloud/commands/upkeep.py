@@ -95,7 +95,12 @@ def repair(uris: tuple[str, ...], peers: tuple[str, ...], timeout: float | None,
             f"{found['directories']:,} directories."
         )
         pins = found["pins"]
-        if pins is not None:
+        if pins is not None and pins["aside"] is None:
+            click.echo(
+                "The list of what is to be pinned was missing, and nothing of it is known; a new one is begun. Pin "
+                "again what matters: kachery-cloud-pins add URI"
+            )
+        elif pins is not None:
             click.echo(
                 f"The list of what is to be pinned was damaged: {pins['kept']:,} entries are as they were, and "
                 f"{pins['begun_anew']:,} are asked for again. The old list is {printable(pins['aside'])}."

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kachery_cloud.doctor.findings import NOTHING, Finding, Report, found
+from kachery_p2p.pinning.outbox import MARK_NAME, OUTBOX_NAME
 from kachery_p2p.repo.catalog import CATALOG_NAME, SCHEMA_VERSION
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.sqlite_reading import leave_log, stamps
@@ -33,7 +34,7 @@ _REPAIR = "Stop all programs that use the directory, and bring everything back: 
 #: What each database is, and what to do about one that is damaged. Those that are not named here are looked at, too.
 _KNOWN = {
     CATALOG_NAME: ("The catalog", "What is stored cannot be found, served or removed.", _REPAIR),
-    "outbox.sqlite": ("The list of what is to be pinned", "Nothing more is pinned at your services.", _REPAIR),
+    OUTBOX_NAME: ("The list of what is to be pinned", "Nothing more is pinned at your services.", _REPAIR),
     "routing.sqlite": (
         "What the node had learned about other peers",
         "It finds others more slowly, and announces everything again.",
@@ -88,6 +89,14 @@ def check_databases(facts: Facts, seconds: float = LOOK_SECONDS) -> Report:
                 f"The catalog {directory / CATALOG_NAME} is missing, but there are files that it listed.",
                 "What is stored cannot be found, served or removed.",
                 _REPAIR,
+            )
+        )
+    if not (directory / OUTBOX_NAME).exists() and (directory / MARK_NAME).exists():
+        findings.append(
+            Finding(
+                f"The list of what is to be pinned, {directory / OUTBOX_NAME}, is missing.",
+                "What waited to be pinned at your services is not known any more.",
+                "Begin a new one with kachery-cloud repair, and pin again what matters: kachery-cloud-pins add URI",
             )
         )
     if not looked and not findings:

@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kachery_cloud.doctor.findings import NOTHING, Finding, Report, found
+from kachery_cloud.node.endpoint import SOCKET_NAME
 from kachery_p2p import private
 from kachery_p2p.errors import KacheryError
-from kachery_p2p.repo.hosts import locks_are_local, network_file_system
+from kachery_p2p.ownfiles import describe
+from kachery_p2p.repo.access_records import ACCESS_NAME
+from kachery_p2p.repo.hosts import HOST_LOCK_NAME, locks_are_local, network_file_system
 from kachery_p2p.repo.keys import PRIVATE_NAME, check_identity
+from kachery_p2p.repo.labels import LABELS_NAME
 from kachery_p2p.repo.layout import moving_to
+from kachery_p2p.repo.locks import NODE_LOCK_NAME
+from kachery_p2p.repo.removal_lock import REMOVAL_LOCK_NAME
 from kachery_p2p.units import GIB, MIB
 
 if TYPE_CHECKING:
@@ -23,6 +29,8 @@ if TYPE_CHECKING:
 FULL, NEARLY = 64 * MIB, GIB
 #: Files that a file system must have room for; each stored file and each folder takes one.
 _FEW_INODES, _SOME_INODES = 100, 10_000
+#: Names in a data directory that are those of files.
+_FILES = {NODE_LOCK_NAME, REMOVAL_LOCK_NAME, HOST_LOCK_NAME, LABELS_NAME, ACCESS_NAME}
 
 
 def check_directory(facts: Facts) -> Report:
@@ -51,7 +59,7 @@ def check_directory(facts: Facts) -> Report:
         )
     if not directory.exists():
         return _missing(directory)
-    findings = _rights(directory)
+    findings = _rights(directory) or _kinds(directory)
     if not findings:
         findings = [
             Finding(
@@ -112,6 +120,26 @@ def _rights(directory: Path) -> list[Finding]:
                 )
             ]
     return []
+
+
+def _kinds(directory: Path) -> list[Finding]:
+    """Names in the directory that something else has than a file. The databases have a check of their own."""
+    findings: list[Finding] = []
+    for path in sorted(directory.iterdir()):
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            continue  # gone meanwhile
+        strange = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and path.name != SOCKET_NAME
+        if strange or (path.name in _FILES and stat.S_ISDIR(mode)):
+            findings.append(
+                Finding(
+                    f"{path} is {describe(mode)}, not a file.",
+                    "Commands that need the file of that name fail.",
+                    "Move it away. A lock is made anew; a list comes back with: kachery-cloud repair",
+                )
+            )
+    return findings
 
 
 # --- room ------------------------------------------------------------------------------------------------------------

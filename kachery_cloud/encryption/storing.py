@@ -318,7 +318,7 @@ def _opened(repo: Repo, source: Path | PackedFile) -> BinaryIO:
         return io.BytesIO(data)
     path = repo.find_file(source.cid)
     if path is None:
-        raise BlockNotLocal(str(source.cid))
+        raise BlockNotLocal(source.cid)
     return open(path, "rb")
 
 

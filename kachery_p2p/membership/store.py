@@ -24,8 +24,8 @@ from kachery_p2p.json_shapes import OMITTED, WrongShape, from_json, to_json
 from kachery_p2p.membership import limits
 from kachery_p2p.membership.ids import is_group_id
 from kachery_p2p.oserrors import explained
-from kachery_p2p.ownfiles import read_own_file
-from kachery_p2p.repo.fileio import CLOEXEC, sync_folder
+from kachery_p2p.ownfiles import open_own_file, read_own_file
+from kachery_p2p.repo.fileio import sync_folder
 from kachery_p2p.repo.filelocks import lock_fd
 from kachery_p2p.repo.locks import LockedFile
 from kachery_p2p.repo.wholefile import write_whole
@@ -131,7 +131,7 @@ class GroupStore:
                 else:
                     os.chmod(self.folder, 0o700)
             path = self.folder / _LOCK
-            fd = os.open(path, os.O_CREAT | os.O_RDWR | CLOEXEC, 0o600)
+            fd = open_own_file(path, os.O_CREAT | os.O_RDWR)
             try:
                 end = time.monotonic() + _PATIENCE
                 while not lock_fd(fd):

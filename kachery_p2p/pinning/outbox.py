@@ -22,13 +22,17 @@ from typing import Any
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import DamagedRepo
+from kachery_p2p.ownfiles import check_own_file
 from kachery_p2p.pinning.limits import MAX_ERROR_LENGTH, MAX_NAME, REMOVED_DAYS
 from kachery_p2p.private import can_write
 from kachery_p2p.repo.hosts import claim
+from kachery_p2p.repo.wholefile import write_whole
 from kachery_p2p.sqlite import Settings, SQLiteFile
 from kachery_p2p.sqlite_schema import make_schema
 
 OUTBOX_NAME = "outbox.sqlite"
+#: An empty file beside it: there must be an outbox here. It is made after the first row was written.
+MARK_NAME = "outbox-begun"
 _VERSION = 1
 #: Seconds to wait for another process that writes.
 _BUSY_SECONDS = 20.0
@@ -168,6 +172,8 @@ class PinOutbox:
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
         self.path = path
         self._wall = wall
+        self._mark = path.with_name(MARK_NAME) if path.name == OUTBOX_NAME else None
+        self._marked = False
         self._claimed = False
         self._decided = 0
         # The row is on the disk when the call returns: a loss of power must not take a promise with it.
@@ -250,7 +256,7 @@ class PinOutbox:
     def remove(self, cid: CID | str, service: str) -> bool:
         """Have a service no longer keep a root; whether there was anything to remove."""
         root = cid if isinstance(cid, CID) else CID.parse(cid)
-        if not self.path.exists():
+        if not self._is_there():
             return False
         with self._write() as db:
             self._decided += 1
@@ -334,7 +340,7 @@ class PinOutbox:
 
         For when the settings may be others, or the user says so. Rows that were removed long ago are forgotten.
         """
-        if not self.path.exists():
+        if not self._is_there():
             return
         with self._write() as db:
             marks = ", ".join("?" * len(problems))
@@ -367,7 +373,7 @@ class PinOutbox:
 
         Others are other processes, and other outboxes of this one.
         """
-        return self._file.changes() + (self._decided << 64) if self.path.exists() else 0
+        return self._file.changes() + (self._decided << 64) if self._is_there() else 0
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows by service and state."""
@@ -389,16 +395,39 @@ class PinOutbox:
 
     def _rows(self, sql: str, args: Sequence[Any] = ()) -> Sequence[Any]:
         """The rows of a query; none where nothing was ever written."""
-        if not self.path.exists():
+        if not self._is_there():
             return ()
         self._check()
         return self._file.all(sql, args)
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
+        self._is_there()
         self._check()
         with self._file.write() as db:
             yield db
+        self._set_mark()
+
+    def _is_there(self) -> bool:
+        """Whether there is an outbox.
+
+        Raises:
+            DamagedRepo: there must be one, and it is gone.
+        """
+        if self.path.exists():
+            return True
+        if self._mark is not None and self._mark.exists():
+            raise _lost(self.path, "missing")
+        return False
+
+    def _set_mark(self) -> None:
+        """Note that there is an outbox, from its first row on; also beside one of an older version."""
+        if self._mark is None or self._marked:
+            return
+        with contextlib.suppress(OSError):  # the row is written, and the next one tries again
+            if not self._mark.exists():
+                write_whole(self._mark, b"")
+            self._marked = True
 
     def _check(self) -> None:
         """See before each use that this machine may use the file, and that it is not cut.
@@ -408,11 +437,16 @@ class PinOutbox:
         if not self._claimed:
             claim(self.path.parent)
             self._claimed = True
+        check_own_file(self.path)
         end = time.monotonic() + _MAKING_SECONDS
         while self.path.exists() and self.path.stat().st_size == 0:
             if time.monotonic() > end:
-                raise DamagedRepo(
-                    f"{self.path}, where it is written what is to be pinned, is empty: its list is lost. Begin a new "
-                    "one with kachery-cloud repair, and pin again what matters (kachery-cloud-pins add URI)."
-                )
+                raise _lost(self.path, "empty")
             time.sleep(0.02)  # another process is making it just now
+
+
+def _lost(path: Path, how: str) -> DamagedRepo:
+    return DamagedRepo(
+        f"{path}, where it is written what is to be pinned, is {how}: its list is lost. Begin a new one with "
+        "kachery-cloud repair, and pin again what matters (kachery-cloud-pins add URI)."
+    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
-from kachery_p2p.pinning.outbox import COLUMNS, STATES, PinOutbox, entry_of
+from kachery_p2p.oserrors import explained
+from kachery_p2p.pinning.outbox import COLUMNS, MARK_NAME, STATES, PinOutbox, entry_of
 from kachery_p2p.repo.damaged import fresh_beside, is_sound, open_damaged, put_in_place
 
 #: Row numbers tried one by one where a damaged table can be read neither from its beginning nor from its end.
@@ -25,28 +26,34 @@ class RepairedOutbox(NamedTuple):
     Attributes:
         kept: rows as they were.
         begun_anew: rows of which only the root, the service and the name could be read; they wait as if they were new.
-        aside: where the damaged file is.
+        aside: where the damaged file is; None where it was missing.
     """
 
     kept: int
     begun_anew: int
-    aside: Path
+    aside: Path | None
 
 
 def repair_outbox(path: Path, damaged: Path) -> RepairedOutbox | None:
-    """Replace the outbox at `path` if it is damaged; the old one goes to the folder `damaged`.
+    """Replace the outbox at `path` if it is damaged or was deleted; the old one goes to the folder `damaged`.
 
     No other process may use it meanwhile.
 
     Returns:
-        None where nothing is wrong, or where there is no outbox.
+        None where nothing is wrong, or where there never was an outbox.
 
     Raises:
         DiskFull, NoPermission, RepoError: it cannot be replaced.
     """
+    mark = path.with_name(MARK_NAME)
     if not path.exists():
-        return None
-    with closing(open_damaged(path)) as old:
+        if not mark.exists():
+            return None
+        with explained("removing", mark):
+            mark.unlink()
+        return RepairedOutbox(0, 0, None)
+    rows: dict[tuple[Any, Any], dict[str, Any]] = {}
+    with suppress(sqlite3.Error), closing(open_damaged(path)) as old:
         if _is_sound(old):
             return None
         rows = {(row["key"], row["service"]): row for row in _readable(old)}
@@ -63,6 +70,9 @@ def repair_outbox(path: Path, damaged: Path) -> RepairedOutbox | None:
             begun_anew += 1
     outbox.close()
     aside = put_in_place(fresh, path, damaged, "the damaged list of pins")
+    if not path.exists():  # nothing could be read
+        with explained("removing", mark):
+            mark.unlink(missing_ok=True)
     return RepairedOutbox(kept, begun_anew, aside)
 
 

@@ -27,6 +27,7 @@ On the disk
       access.sqlite[-wal, -shm]     which peer was given how much of what is not for everyone (kachery_p2p.access.log)
       gateway-token                 what the user shows to the gateway (kachery_p2p.gateway.server.token); 0600
       outbox.sqlite[-wal, -shm]     what is to be kept where, and how far that is (kachery_p2p.pinning.outbox)
+      outbox-begun                  the mark that there must be one
       pinning-service.sqlite[-wal, -shm]  who may pin here, and what (kachery_p2p.pinning.server.store)
       usage.sqlite[-wal, -shm]      how much each peer was given, by day (kachery_p2p.node.served_log); it may be lost
       groups/                       the groups that this machine is in: <id>.json with lists and secrets, addresses.json

@@ -26,7 +26,8 @@ from kachery_p2p.access.audience import Audience, parse_audience
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidCID, KacheryError, UnsupportedCID
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.fileio import CLOEXEC, sync_fd, sync_folder
+from kachery_p2p.ownfiles import open_own_file, read_own_file
+from kachery_p2p.repo.fileio import sync_fd, sync_folder
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.limits import LABEL_BYTES
 from kachery_p2p.repo.newfile import NewFile
@@ -100,12 +101,12 @@ class AccessRecords:
         if not lines:
             return
         with explained("writing", self.path):
-            flags = os.O_RDWR | os.O_APPEND | CLOEXEC
+            flags = os.O_RDWR | os.O_APPEND
             try:
-                fd = os.open(self.path, flags)
+                fd = open_own_file(self.path, flags)
             except FileNotFoundError:  # what it had is for nobody else now, should the catalog be lost as well
                 private.make_empty(self.path)
-                fd = os.open(self.path, flags)
+                fd = open_own_file(self.path, flags)
             try:
                 # What was cut off in the middle of a line must not take this one with it.
                 end = os.fstat(fd).st_size
@@ -121,7 +122,7 @@ class AccessRecords:
         """What holds of each root, by binary CIDv1, and how many lines cannot be read."""
         try:
             with explained("reading", self.path):
-                lines = self.path.read_bytes().splitlines()
+                lines = read_own_file(self.path).splitlines()
         except FileNotFoundError:
             return {}, 0
         found: dict[bytes, AccessRecord] = {}

@@ -28,6 +28,7 @@ under `ipfs/` has its CID as its name. A commit that cannot be found again is ma
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +38,7 @@ from pathlib import Path
 from kachery_p2p.dag.cid import CID, verify_block
 from kachery_p2p.errors import DamagedRepo, HashMismatch
 from kachery_p2p.repo.claim_rows import EVERYONE, any_claims, claim_node
-from kachery_p2p.repo.limits import APART_SECONDS, BUSY_SECONDS, NODE_BATCH, WAL_BYTES, WAL_PAGES
+from kachery_p2p.repo.limits import APART_SECONDS, BUSY_SECONDS, LOOKED_THROUGH_BYTES, NODE_BATCH, WAL_BYTES, WAL_PAGES
 from kachery_p2p.sqlite import Settings, SQLiteFile
 from kachery_p2p.sqlite_schema import make_schema
 from kachery_p2p.wire import Buffer
@@ -211,6 +212,7 @@ class Catalog(SQLiteFile):
             readable=True,
             per_thread=True,
         )
+        self._looked_through = False
         super().__init__(path, settings, read_only=read_only, apart=apart, in_memory=in_memory)
         try:
             self.one("PRAGMA user_version")
@@ -235,6 +237,23 @@ class Catalog(SQLiteFile):
     def has_node(self, multihash: bytes) -> bool:
         """Whether a block is kept in the catalog itself."""
         return self.one("SELECT 1 FROM blocks WHERE multihash = ?", (multihash,)) is not None
+
+    def look_through(self) -> None:
+        """Have SQLite look for damage, the first time that this is asked.
+
+        A lookup in a page with wrong bytes may find nothing, and no error. A large catalog is not looked through.
+
+        Raises:
+            DamagedRepo: it is damaged.
+        """
+        if self._looked_through or self.read_only or self.in_memory:
+            return
+        self._looked_through = True
+        if os.path.getsize(self.path) <= LOOKED_THROUGH_BYTES:
+            (said,) = self.one("PRAGMA quick_check(1)")
+            if said != "ok":
+                self._looked_through = False
+                raise self._explain(sqlite3.DatabaseError(f"malformed: {said.splitlines()[-1]}"))
 
     @property
     def needs_records(self) -> bool:

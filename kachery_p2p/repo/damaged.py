@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+from kachery_p2p.errors import NotAFile
 from kachery_p2p.oserrors import explained
+from kachery_p2p.ownfiles import check_own_file
 from kachery_p2p.repo.fileio import sync_folder
 
 
@@ -26,6 +28,10 @@ def open_damaged(database: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: it cannot be opened.
     """
+    try:
+        check_own_file(database)  # SQLite would wait for whoever writes to a named pipe
+    except NotAFile as error:
+        raise sqlite3.DatabaseError(str(error)) from error
     return sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)
 
 

@@ -23,8 +23,8 @@ from kachery_p2p import private
 from kachery_p2p.errors import RepoError
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.oserrors import explained
+from kachery_p2p.ownfiles import open_own_file
 from kachery_p2p.repo import filelocks
-from kachery_p2p.repo.fileio import CLOEXEC
 
 HOST_LOCK_NAME = "host.lock"
 #: Bytes of a file that names a machine.
@@ -157,7 +157,7 @@ def claim(directory: Path) -> None:
     path = directory / HOST_LOCK_NAME
     with explained("locking", path):
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | CLOEXEC, 0o600)
+            fd = open_own_file(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 return  # whoever cannot write here cannot do harm

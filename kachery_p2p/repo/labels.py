@@ -23,11 +23,14 @@ from kachery_p2p import private
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.fileio import CLOEXEC, sync_fd
+from kachery_p2p.ownfiles import open_own_file, read_own_file
+from kachery_p2p.repo.fileio import sync_fd
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.limits import LABEL_BYTES
 from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.records import checked_line, read_line
+
+LABELS_NAME = "labels.txt"
 
 
 class LabelRecord(NamedTuple):
@@ -49,7 +52,7 @@ class LabelRecords:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self.path = layout.directory / "labels.txt"
+        self.path = layout.directory / LABELS_NAME
 
     def fit(self) -> None:
         """Bring the file to the mode that it would be made with: the directory may have become a shared one."""
@@ -65,12 +68,12 @@ class LabelRecords:
         if not lines:
             return
         with explained("writing", self.path):
-            flags = os.O_RDWR | os.O_APPEND | CLOEXEC
+            flags = os.O_RDWR | os.O_APPEND
             try:
-                fd = os.open(self.path, flags)
+                fd = open_own_file(self.path, flags)
             except FileNotFoundError:
                 private.make_empty(self.path)
-                fd = os.open(self.path, flags)
+                fd = open_own_file(self.path, flags)
             try:
                 # What was cut off in the middle of a line must not take this one with it.
                 end = os.fstat(fd).st_size
@@ -84,7 +87,7 @@ class LabelRecords:
         """All that still holds, in order, and how many lines cannot be read."""
         try:
             with explained("reading", self.path):
-                lines = self.path.read_bytes().splitlines()
+                lines = read_own_file(self.path).splitlines()
         except FileNotFoundError:
             return [], 0
         except PermissionError:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from kachery_p2p import private
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.errors import NoPermission, NotADirectory, RepoError, UnsupportedCID
+from kachery_p2p.errors import NoPermission, NotADirectory, NotAFile, RepoError, UnsupportedCID
 from kachery_p2p.oserrors import explained
+from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.repo.catalog import CATALOG_NAME
-from kachery_p2p.repo.limits import MAX_NAME
+from kachery_p2p.repo.limits import MAX_NAME, MAX_NOTE
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -202,8 +203,8 @@ def moving_from(directory: Path) -> Path | None:
 
 def _moving(directory: Path, name: str) -> Path | None:
     try:
-        return Path(json.loads(beside(directory, ".moving").read_text(encoding="utf-8"))[name])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Path(json.loads(read_own_file(beside(directory, ".moving"), MAX_NOTE))[name])
+    except (OSError, NotAFile, ValueError, KeyError, TypeError):
         return None
 
 

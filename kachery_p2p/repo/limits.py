@@ -74,6 +74,12 @@ BUSY_SECONDS = 60.0
 #: whenever it is looked at: it can be done without.
 APART_SECONDS = 5.0
 
+#: The largest catalog that is looked through for damage when something is not found: it takes a fifth of a second.
+LOOKED_THROUGH_BYTES = 4 * MIB
+
+#: Bytes of the note of an interrupted move: two paths.
+MAX_NOTE = 256 * 1024
+
 #: Pages after which SQLite folds its log into the catalog, and the size the log file is cut back to.
 WAL_PAGES = 2000
 WAL_BYTES = 32 * MIB

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from kachery_p2p import private
+from kachery_p2p.errors import NotAFile
 from kachery_p2p.oserrors import NO_ROOM, explained
-from kachery_p2p.repo.fileio import CLOEXEC
+from kachery_p2p.ownfiles import open_own_file
 from kachery_p2p.repo.filelocks import lock_fd, unlock_fd
 from kachery_p2p.repo.hosts import Holder, read_holder, write_holder
 
@@ -82,6 +83,7 @@ class NodeLock:
 
         Raises:
             NoPermission, DiskFull: the file cannot be made. RepoError: the file system has no locks.
+            NotAFile: something else has its name.
         """
         with self._guard:
             if self.held:
@@ -89,7 +91,7 @@ class NodeLock:
             with explained("locking", self.path):
                 private.make_empty(self.path)
                 private.fit(self.path)
-                fd = os.open(self.path, os.O_CREAT | os.O_RDWR | CLOEXEC, 0o600)
+                fd = open_own_file(self.path, os.O_CREAT | os.O_RDWR)
                 got = False
                 try:
                     got = lock_fd(fd)
@@ -109,8 +111,8 @@ class NodeLock:
     def holder(self) -> Holder | None:
         """Who had the lock last, or has it; None where nothing says so. Makes nothing."""
         try:
-            fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | CLOEXEC)
-        except OSError:
+            fd = open_own_file(self.path, os.O_RDONLY)
+        except (OSError, NotAFile):
             return None
         try:
             return read_holder(fd)
@@ -122,10 +124,11 @@ class NodeLock:
 
         Raises:
             NoPermission: it cannot be tried. RepoError: the file system has no locks.
+            NotAFile: something else has its name.
         """
         with explained("looking at the lock", self.path):
             try:
-                fd = os.open(self.path, os.O_RDWR | CLOEXEC)
+                fd = open_own_file(self.path, os.O_RDWR)
             except FileNotFoundError:
                 return False
             try:

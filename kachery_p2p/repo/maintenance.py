@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.pb import decode_node
-from kachery_p2p.errors import KacheryError, MalformedDag, UnsupportedCID
+from kachery_p2p.errors import DamagedRepo, KacheryError, MalformedDag, UnsupportedCID
 from kachery_p2p.repo.catalog import DIRECTORY
 from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Problem, Row, way_out
 from kachery_p2p.repo.fileio import Progress, Stamp
@@ -112,6 +112,26 @@ class Maintenance:
         )
         work = [(cid_of(key, version), Row._make(row)) for key, version, *row in rows]
         return [*problems, *self._check_all(work, progress)]
+
+    def check_lost(self, root: CID, block: CID, *, thorough: bool) -> None:
+        """Look why something is not found: it may be here all the same, and the catalog damaged.
+
+        Args:
+            root: what was asked for, or the folder that it is in.
+            block: what was not found of it.
+            thorough: look through the catalog, too, where it is small. Without it, this costs one look at a folder.
+
+        Raises:
+            DamagedRepo: the catalog has lost it, or is damaged.
+        """
+        if self.second_place.has_lost(root, block):
+            raise DamagedRepo(
+                f"The catalog {self._catalog.path} does not list {root}, but {self._placer.nodes.path_for(root)} is "
+                "here: the catalog is damaged, or whoever stored it was interrupted. Stop all programs that use this "
+                f"directory and bring everything back with: {REPAIR}"
+            )
+        if thorough:
+            self._catalog.look_through()
 
     def quarantine(self, cid: CID) -> Path | None:
         """See Repo.quarantine."""

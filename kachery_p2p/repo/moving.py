@@ -35,6 +35,7 @@ from kachery_p2p.repo.placing import same_bytes
 from kachery_p2p.repo.removal_lock import REMOVAL_LOCK_NAME, RemovalLock
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.repo.storing import free_bytes
+from kachery_p2p.repo.wholefile import write_whole
 
 #: What belongs to the processes that use a directory, and not to what is in it.
 _NOT_COPIED = {NODE_LOCK_NAME, REMOVAL_LOCK_NAME, HOST_LOCK_NAME, "node.json", "node.sock"}
@@ -81,8 +82,8 @@ def move(directory: Path, target: Path, *, progress: Progress | None = None) -> 
             _hold(locks, directory)
             with explained("writing", note):
                 real = directory.resolve()
-                note.write_text(json.dumps({"to": str(target), "from": str(real)}), encoding="utf-8")
-            sync_folder(note.parent)
+                write_whole(note, json.dumps({"to": str(target), "from": str(real)}).encode("ascii"))
+                os.chmod(note, 0o644)  # whoever shares the directory is told where it is, too
             if not _rename(real, target):
                 problems = _copy_all(real, target, progress)
             if directory.is_symlink():

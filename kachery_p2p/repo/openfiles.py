@@ -17,7 +17,8 @@ class OpenFile:
 
     def __init__(self, path: bytes) -> None:
         self.fd = -1
-        self.fd = os.open(path, os.O_RDONLY | CLOEXEC | BINARY)
+        # Without O_NONBLOCK, a named pipe in the place of a file would never be open.
+        self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | CLOEXEC | BINARY)
 
     def __del__(self) -> None:
         if self.fd >= 0:

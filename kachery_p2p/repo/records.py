@@ -27,6 +27,7 @@ from kachery_p2p.dag.car import CarReader, write_car
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.errors import InvalidCID, KacheryError, UnsupportedCID
 from kachery_p2p.oserrors import explained
+from kachery_p2p.ownfiles import open_own_file, read_own_file
 from kachery_p2p.repo.fileio import sync_fd
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.limits import MIB, RECORD_FILES
@@ -98,7 +99,7 @@ class NodeRecords:
         nodes: list[Node] = []
         whole = True
         try:
-            with explained("reading", path), open(path, "rb") as file:
+            with explained("reading", path), os.fdopen(open_own_file(path, os.O_RDONLY), "rb") as file:
                 while piece := file.read(MIB):
                     nodes += [(cid.multihash, block) for cid, block in reader.feed(piece)]
             reader.close()
@@ -177,7 +178,7 @@ class LinkRecords:
         for path in self._paths():
             with explained("reading", path):
                 try:
-                    lines = path.read_bytes().splitlines()
+                    lines = read_own_file(path).splitlines()
                 except FileNotFoundError:
                     # Joined with others meanwhile; the file that it went into was there before this one went.
                     return self._read()

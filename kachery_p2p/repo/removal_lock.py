@@ -19,7 +19,7 @@ from pathlib import Path
 from kachery_p2p import private
 from kachery_p2p.errors import DiskFull, RepoBusy, RepoError
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.fileio import CLOEXEC
+from kachery_p2p.ownfiles import open_own_file
 from kachery_p2p.repo.limits import ADDING_SECONDS, LOCK_POLL_SECONDS, REMOVING_SECONDS
 from kachery_p2p.repo.locks import LockedFile
 
@@ -90,13 +90,13 @@ class RemovalLock:
 
     def _open(self) -> int:
         try:
-            fd = os.open(self.path, os.O_RDWR | CLOEXEC)
+            fd = open_own_file(self.path, os.O_RDWR)
         except FileNotFoundError:
             if self._seen is not None:
                 raise self._moved() from None
             private.make_empty(self.path)
             private.fit(self.path)
-            fd = os.open(self.path, os.O_RDWR | CLOEXEC)
+            fd = open_own_file(self.path, os.O_RDWR)
         status = os.fstat(fd)
         seen = status.st_dev, status.st_ino
         if self._seen is None:

@@ -140,6 +140,27 @@ class SecondPlace:
         problems += self._check_links()
         return problems
 
+    def has_lost(self, root: CID, block: CID) -> bool:
+        """Whether the catalog has lost a node of a folder's tree, which the record of the folder has.
+
+        A record that is of no use, as a crash may leave it, is one of a file. That of a folder that is being removed
+        goes after its rows.
+
+        Args:
+            root: of the folder.
+            block: that is not found; the root itself, or one below it.
+        """
+        if self._catalog.in_memory or root.codec != DAG_PB or not self._nodes.has(root):
+            return False
+        if self._catalog.one("SELECT 1 FROM going WHERE key = ?", (bytes(root.to_v1()),)) is not None:
+            return False
+        nodes = dict(self._nodes.nodes_of(root))
+        return (
+            block.multihash in nodes
+            and self._reader.get(block.multihash) is None
+            and _is_folder(root, nodes.get(root.multihash))
+        )
+
     def _lost(self, multihashes: Sequence[bytes]) -> int:
         """How many of these blocks the catalog does not have, right or wrong."""
         found = 0

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -27,23 +28,48 @@ UMASKS = (0o000, 0o022, 0o077)
 #: What others may read where the owner lets them into the directory: the stored files, and what describes them.
 CONTENT = ("ipfs/", "packs/", "nodes/", "links/", "partial/", "damaged/", "catalog.sqlite")
 
-COMMANDS: dict[str, list[str]] = {
-    "store": ["store", "{file}"],
-    "store a folder": ["store", "-r", "{folder}"],
-    "link": ["link", "{file}"],
-    "load": ["load", "--timeout", "0.2", "bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"],
-    "load --local-only": ["load", "--local-only", "bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"],
-    "cat": ["cat", "--timeout", "0.2", "bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"],
-    "ls": ["ls", "--local-only", "bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"],
-    "info": ["info", "--local-only", "bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"],
-    "verify": ["verify"],
-    "init": ["init"],
-    "status": ["status"],
-    "whereis": ["whereis", "--timeout", "0.2", "bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"],
-    "pins list": ["pins", "list"],
-    "keygen-swarm": ["keygen-swarm"],
-    "node": [],
-}
+#: Of no file that is here.
+ABSENT = "bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"
+
+
+class Row(NamedTuple):
+    """A command in an empty directory, what is typed to it, and the exit code that it ends with."""
+
+    command: str
+    code: int = 0
+    typed: str = ""
+
+
+ROWS = (
+    Row("store {file}"),
+    Row("store -r {folder}"),
+    Row("store --to private {file}"),
+    Row("store --encrypt {file}"),
+    Row("store --service nowhere {file}", 2),
+    Row("link {file}"),
+    Row(f"load --timeout 0.2 {ABSENT}", 3),
+    Row(f"load --local-only {ABSENT}", 3),
+    Row(f"cat --timeout 0.2 {ABSENT}", 3),
+    Row("ls --local-only bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi", 3),
+    Row(f"info --local-only {ABSENT}", 3),
+    Row("verify"),
+    Row("repair"),
+    Row("doctor"),
+    Row("init"),
+    Row("init --private"),
+    Row("status"),
+    Row(f"whereis --timeout 0.2 {ABSENT}", 3),
+    Row("pins"),
+    Row("pins service add lab http://127.0.0.1:9/psa --token-stdin", typed="a-token-of-the-lab\n"),
+    Row("keygen-swarm"),
+    Row("key"),
+    Row("gateway-token"),
+    Row("group"),
+    Row("group create mice"),
+    Row(f"publish --timeout 0.2 {ABSENT}"),
+    Row("node"),
+)
+COMMANDS = {row.command: row for row in ROWS}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,9 +95,10 @@ def run(name: str, home: Path, directory: Path, umask: int) -> None:
         with node_of(ALICE, directory, umask=umask):
             assert forbidden(directory) == []
         return
-    arguments = [part.format(file=home / "file", folder=home / "folder") for part in COMMANDS[name]]
-    code, _, err = as_user(ALICE, lambda: run_command(arguments), umask=umask, directory=directory)
-    assert code in (0, 2, 3, 6), err
+    row = COMMANDS[name]
+    arguments = row.command.format(file=home / "file", folder=home / "folder").split()
+    code, out, err = as_user(ALICE, lambda: run_command(arguments, row.typed), umask=umask, directory=directory)
+    assert code == row.code, f"{out}\n{err}"
 
 
 def forbidden(directory: Path) -> list[str]:

@@ -30,6 +30,8 @@ from tests.helpers.users import (
 pytestmark = needs_root
 
 TEXT = "from {}, with {:o}"
+#: Of no file that is here.
+ABSENT = "bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,18 +99,35 @@ def test_both_store_and_load(lab: Path, mode: int, order: tuple[User, User]) -> 
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-@pytest.mark.parametrize("command", ["status", "verify", "node", "whereis", "pins list", "init", "load"])
-def test_a_member_who_comes_first_locks_nobody_out(lab: Path, command: str, umask: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("status", 0),
+        ("verify", 0),
+        ("repair", 0),
+        ("node", 0),
+        (f"whereis --timeout 0.2 {ABSENT}", 3),
+        ("pins", 0),
+        ("pins service add lab http://127.0.0.1:9/psa --token-stdin", 0),
+        ("init", 0),
+        ("init --private", 0),
+        ("key", 5),  # keys and names are the owner's own
+        ("gateway-token", 0),
+        ("group create mice", 0),
+        (f"publish --timeout 0.2 {ABSENT}", 5),
+        (f"load --timeout 0.2 {ABSENT}", 3),
+    ],
+)
+def test_a_member_who_comes_first_locks_nobody_out(lab: Path, command: str, expected: int, umask: int) -> None:
     """Whatever a member does first in an empty directory, its owner then stores, and is the node with a key of his."""
     directory = shared(lab)
-    cid = "bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"
     if command == "node":
         with node_of(BOB, directory, umask=umask) as said:
             assert "peer_id" in said
     else:
-        arguments = command.split()
-        arguments += ["--timeout", "0.2", cid] if command in ("whereis", "load") else []
-        as_user(BOB, lambda: run_command(arguments), umask=umask, directory=directory)
+        typed = "a-token-of-the-lab\n" if "--token-stdin" in command else ""
+        code, out, err = as_user(BOB, lambda: run_command(command.split(), typed), umask=umask, directory=directory)
+        assert code == expected, f"{out}\n{err}"
     assert not (directory / "private.pem").exists()
     can_load(BOB, directory, use(ALICE, directory))
     with node_of(ALICE, directory) as said:

@@ -59,7 +59,7 @@ def warm_up(folder: Path) -> None:
         kcl.load_file_info(uri, local_only=True)
         kcl.verify()
         run_command(["status"])
-        run_command(["pins", "list"])
+        run_command(["pins"])
         run_command(["keygen-swarm", "--out", str(folder / "key")])
         kcl.status(start=True)
         background.close_all()
@@ -69,17 +69,25 @@ def warm_up(folder: Path) -> None:
         os.environ["KACHERY_CLOUD_DIR"] = before or ""
 
 
-def run_command(arguments: list[str]) -> tuple[int, str, str]:
-    """A command of `kachery-cloud`: exit code, what it printed, and what it printed as errors."""
+def run_command(arguments: list[str], typed: str = "") -> tuple[int, str, str]:
+    """A command of `kachery-cloud`: exit code, what it printed, and what it printed as errors.
+
+    Args:
+        arguments: of the command.
+        typed: what it reads from standard input.
+    """
     from kachery_cloud.commands.main import cli
 
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     code = 0
+    before, sys.stdin = sys.stdin, io.StringIO(typed)
     with redirect_stdout(out), redirect_stderr(err):
         try:
             cli.main(args=arguments, prog_name="kachery-cloud")
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
+        finally:
+            sys.stdin = before
     for stream in (out, err):
         stream.flush()
         stream.seek(0)

@@ -110,9 +110,9 @@ async def _ranged(request: Request, headers: Mapping[str, str], etag: str, size:
         sent |= {"content-length": str(frame.length), "content-type": frame.content_type}
         pieces = _parts(frame, ranges, read)
     status = 206 if ranges else 200
-    if pieces is None or request.head:
+    if pieces is None:
         return HttpReply(status, sent)
-    return HttpReply(status, sent, await _begun(pieces))
+    return HttpReply(status, sent, None if request.head else await _begun(pieces))
 
 
 async def _ranged_block(request: Request, headers: Mapping[str, str], etag: str, block: bytes) -> HttpReply:
@@ -178,11 +178,7 @@ async def _car(content: Content, request: Request, found: ResolvedPath) -> HttpR
         "accept-ranges": "none",
         **request.attached(f"{found.roots[0]}.car"),
     }
-    return (
-        HttpReply(200, headers)
-        if request.head
-        else HttpReply(200, headers, await _begun(_car_pieces(content, car, found)))
-    )
+    return HttpReply(200, headers, None if request.head else await _begun(_car_pieces(content, car, found)))
 
 
 async def _car_pieces(content: Content, car: CarRequest, found: ResolvedPath) -> Pieces:
@@ -216,7 +212,7 @@ async def _tar(content: Content, request: Request, found: ResolvedPath) -> HttpR
         **request.attached(f"{found.cid}.tar"),
     }
     if request.head:
-        return HttpReply(200, headers)
+        return HttpReply(200, headers, None)
     try:
         return HttpReply(200, headers, await _begun(tar_pieces(content, found)))
     except UnsupportedCID as error:  # an entry of the directory is of another codec

@@ -36,9 +36,13 @@ _ALWAYS = {
 
 
 class HttpReply:
-    """Status, headers, and a body: bytes, or pieces that are read while they are sent."""
+    """Status, headers, and a body: bytes, or pieces that are read while they are sent.
 
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes | Pieces = b"") -> None:
+    To HEAD the body may be None, for pieces that GET would send. Then `headers` alone say how long it is, if that is
+    known: what has no length must not be called empty (RFC 9110, section 8.6).
+    """
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes | Pieces | None = b"") -> None:
         self.status = status
         self.headers = dict(headers)
         self.body = body
@@ -71,7 +75,7 @@ class HttpReply:
         headers = {**_ALWAYS, **self.headers}
         if isinstance(self.body, bytes) and self.status not in (204, 304):
             headers.setdefault("content-length", str(len(self.body)))
-        if method == "HEAD" or isinstance(self.body, bytes):
+        if method == "HEAD" or self.body is None or isinstance(self.body, bytes):
             await self._start(send, headers)
             await give(self.body if isinstance(self.body, bytes) and method != "HEAD" else b"", more=False)
             return

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from kachery_cloud.doctor.databases import check_databases
+from kachery_cloud.doctor.directory import check_directory
+from kachery_cloud.doctor.facts import Facts
+from kachery_cloud.doctor.reading import read_all
 from kachery_cloud.errors import ConfigError, IdentityError, KacheryError, NotAFile, SwarmKeyError
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.config_file import MAX_CONFIG
@@ -20,6 +24,9 @@ from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.swarm_key import read_swarm_key
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="named pipes and devices are POSIX")
+
+#: Of no file that is here.
+ABSENT = "bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"
 
 
 def fifo(path: Path) -> None:
@@ -111,6 +118,51 @@ def test_commands_do_not_hang(tmp_path: Path) -> None:
         done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 2
         assert done.stderr == said
+
+
+def each(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command, as a process of its own, which ends within a minute."""
+    line = [sys.executable, "-m", "kachery_cloud.commands.main", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("node.lock", (["status"], ["repair"], ["load", "--timeout", "1", ABSENT])),
+        ("removal.lock", (["store", "{file}"], ["list"])),
+        ("catalog.sqlite", (["store", "{file}"], ["list"], ["load", "--local-only", ABSENT])),
+        ("outbox.sqlite", (["pins"],)),
+        ("labels.txt", (["store", "--label", "x", "{file}"], ["verify"])),
+        ("access.txt", (["store", "--to", "private", "{file}"], ["repair"])),
+    ],
+)
+def test_locks_databases_and_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, commands: tuple[list[str], ...]
+) -> None:
+    """With a named pipe in its place, no command that needs it hangs, and each says what it is, and where; the doctor,
+    too."""
+    directory = tmp_path / "data"
+    for variable, value in (("DIR", str(directory)), ("PUBLIC", "off"), ("MDNS", "off")):
+        monkeypatch.setenv(f"KACHERY_CLOUD_{variable}", value)
+    (tmp_path / "file").write_text("something")
+    assert each("store", "--to", "private", "--label", "other", str(tmp_path / "file")).returncode == 0
+    for suffix in ("", "-wal", "-shm"):
+        (directory / f"{name}{suffix}").unlink(missing_ok=True)
+    os.mkfifo(directory / name)
+    (tmp_path / "file").write_text("something else")
+    for command in commands:
+        done = each(*(part.format(file=tmp_path / "file") for part in command))
+        assert done.returncode not in (0, 1), (command, done)
+        assert f"{directory / name} is a named pipe, not a file" in done.stderr, (command, done)
+    facts = Facts(read_all({"KACHERY_CLOUD_DIR": str(directory)}))
+    findings = (*check_directory(facts).findings, *check_databases(facts).findings)
+    assert any(str(directory / name) in finding.what for finding in findings)
+    if name.endswith(".sqlite"):
+        assert each("repair").returncode == 0
+        assert each("status").returncode == 0
+        assert each("pins").returncode == 0
+        assert not (directory / name).is_fifo()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -14,13 +15,20 @@ from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
 from kachery_cloud.commands.main import cli
-from kachery_cloud.local import close_outboxes, close_repositories, outbox
+from kachery_cloud.doctor.databases import check_databases
+from kachery_cloud.doctor.facts import Facts
+from kachery_cloud.doctor.reading import read_all
+from kachery_cloud.errors import ContentNotFound, DamagedRepo
+from kachery_cloud.local import BlockNotLocal, close_outboxes, close_repositories, outbox, repository
 from kachery_cloud.node import connection
+from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.node.messages import LoadRequest, LoadResult
 from kachery_p2p.pinning import OUTBOX_NAME
+from kachery_p2p.pinning.outbox import MARK_NAME
 from kachery_p2p.pinning.repair import repair_outbox
-from kachery_p2p.repo import NodeLock
+from kachery_p2p.repo import NodeLock, catalog
 from kachery_p2p.routing.database import DATABASE_NAME, Database
 
 CATALOG = "catalog.sqlite"
@@ -46,16 +54,21 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def stored(directory: Path, tmp_path: Path) -> dict[str, str]:
-    """URIs of one thing of each kind; a list of pins, and what a node has learned, are there too."""
+def few(directory: Path, tmp_path: Path) -> dict[str, str]:
+    """URIs of one thing of each kind."""
     (tmp_path / "folder" / "below").mkdir(parents=True)
     (tmp_path / "folder" / "below" / "large").write_bytes(DATA)
     (tmp_path / "linked").write_bytes(DATA[1:])
-    uris = {
+    return {
         "text": kcl.store_text("some text", local=True),
         "folder": kcl.store_dir(tmp_path / "folder", local=True),
         "linked": kcl.link_file(tmp_path / "linked", local=True),
     }
+
+
+@pytest.fixture
+def stored(directory: Path, few: dict[str, str]) -> dict[str, str]:
+    """The same; a list of pins, and what a node has learned, are there too."""
     box = outbox(load_config())
     for i in range(PINS):
         box.add(kcl.store_text(f"pin {i}", local=True).removeprefix("ipfs://"), "lab", f"name {i}", {"i": str(i)}, i)
@@ -65,7 +78,7 @@ def stored(directory: Path, tmp_path: Path) -> dict[str, str]:
         db.executemany("INSERT INTO peers VALUES (?)", [(f"peer {i}" * 20,) for i in range(200)])
     routing.close()
     close_all()
-    return uris
+    return few
 
 
 def check(stored: dict[str, str]) -> None:
@@ -100,7 +113,7 @@ def test_every_root_loads_after_a_repair(directory: Path, stored: dict[str, str]
     found = json.loads(result.output)
     assert (found["ok"], found["problems"]) == (True, [])
     assert (found["directories"], found["linked_files"], found["files"]) == (1, 1, PINS + 2)
-    assert (found["pins"] is not None) == (name == OUTBOX_NAME and how != "deleted")
+    assert (found["pins"] is not None) == (name == OUTBOX_NAME)
     check(stored)
     assert kcl.verify() == []
     if name != OUTBOX_NAME:
@@ -121,6 +134,82 @@ def test_lost_catalog_is_said_by_every_command(directory: Path, stored: dict[str
         assert "kachery-cloud repair" in result.stderr
     assert run("repair").exit_code == 0
     check(stored)
+
+
+def test_what_a_damaged_catalog_does_not_find_is_not_called_absent(directory: Path, few: dict[str, str]) -> None:
+    """Whichever page of the catalog says that it is empty: what is here is found, or the catalog is called damaged.
+    SQLite finds nothing there, and says nothing."""
+    asked = [
+        lambda: kcl.load_file_info(few["folder"], local_only=True),
+        lambda: kcl.list_dir(few["folder"] + "/below", local_only=True),
+        lambda: kcl.load_text(few["text"], local_only=True),
+        lambda: kcl.load_file(few["linked"], local_only=True),
+    ]
+    close_all()
+    sound = (directory / CATALOG).read_bytes()
+    said: list[str] = []
+    for page in range(4096, len(sound), 4096):
+        content = bytearray(sound)
+        content[page + 3 : page + 5] = bytes(2)  # the number of its cells
+        for ask in asked:
+            close_all()  # as each command is a process of its own
+            (directory / CATALOG).write_bytes(content)
+            with contextlib.suppress(DamagedRepo):
+                ask()
+                continue
+            said.append(f"page {page // 4096}")
+    assert said
+    close_all()
+    assert run("repair").exit_code == 0
+    check(few)
+
+
+def forget_rows(directory: Path, stored: dict[str, str]) -> CID:
+    """Take a folder out of the catalog, as a loss that leaves it sound does."""
+    root = CID.parse(stored["folder"].removeprefix("ipfs://"))
+    close_all()
+    with contextlib.closing(sqlite3.connect(directory / CATALOG)) as db, db:
+        db.execute("DELETE FROM blocks WHERE multihash = ?", (root.multihash,))
+        db.execute("DELETE FROM roots WHERE key = ?", (bytes(root.to_v1()),))
+    return root
+
+
+def test_a_folder_that_the_catalog_has_lost(
+    directory: Path, stored: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However large the catalog is, a folder whose nodes are in the second place is not called absent: with local data
+    alone that is an error, and else it is said before peers are asked."""
+    monkeypatch.setattr(catalog, "LOOKED_THROUGH_BYTES", 0)
+    root = forget_rows(directory, stored)
+    for load in (kcl.load_file_info, kcl.list_dir):
+        with pytest.raises(DamagedRepo, match=f"does not list {root}, but .*repair"):
+            load(stored["folder"], local_only=True)
+    with pytest.raises(DamagedRepo, match="does not list"):
+        kcl.load_file(stored["folder"] + "/below/large", local_only=True)
+    capsys.readouterr()
+    Request(stored["folder"]).need_network(BlockNotLocal(root))
+    assert f"does not list {root}" in capsys.readouterr().err
+    close_all()
+    assert run("repair").exit_code == 0
+    check(stored)
+
+
+def test_what_is_not_here_is_not_called_lost(directory: Path, stored: dict[str, str]) -> None:
+    """Something that was removed, that never came, or of which an interrupted load left a record and no file, is not on
+    this machine, and nothing is to be repaired."""
+    kcl.remove(stored["folder"], force=True)
+    data = DATA[2:]
+    whole = kcl.store_bytes(data, local=True)
+    record = repository(load_config()).directory / "nodes" / whole[-2:] / f"{whole.removeprefix('ipfs://')}.car"
+    kept = record.read_bytes()
+    kcl.remove(whole, force=True)
+    record.parent.mkdir(exist_ok=True)
+    record.write_bytes(kept)
+    never = "ipfs://bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
+    for uri in (stored["folder"], whole, never, never.replace("bafybei", "bafkrei")):
+        with pytest.raises(ContentNotFound, match="is not on this machine"):
+            kcl.load_file_info(uri, local_only=True)
+    assert kcl.verify() == []
 
 
 def test_repair_says_what_it_did(directory: Path, stored: dict[str, str], tmp_path: Path) -> None:
@@ -152,13 +241,51 @@ def test_no_repair_while_a_node_runs(directory: Path, stored: dict[str, str]) ->
 # --- the list of pins ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["empty", "half"])
+@pytest.mark.parametrize("how", ["deleted", "empty", "half"])
 def test_damaged_list_of_pins_is_said(directory: Path, stored: dict[str, str], how: str) -> None:
     """What was to be pinned is not silently forgotten: the list's loss is an error that names the command."""
     damage(directory / OUTBOX_NAME, how)
     result = run("pins")
     assert result.exit_code == 4
     assert "kachery-cloud repair" in result.stderr
+
+
+def test_a_list_of_pins_that_was_deleted(directory: Path, stored: dict[str, str]) -> None:
+    """Its loss is said by whatever needs it, a doctor among them, until the repair, which says it, too, and begins a
+    new one."""
+    for suffix in ("", "-wal", "-shm"):
+        (directory / f"{OUTBOX_NAME}{suffix}").unlink(missing_ok=True)
+    box, cid = outbox(load_config()), stored["text"].removeprefix("ipfs://")
+    for use in (box.list, box.counts, box.version, lambda: box.add(cid, "lab"), lambda: box.remove(cid, "lab")):
+        with pytest.raises(DamagedRepo, match=r"is missing: its list is lost.*kachery-cloud repair"):
+            use()
+    assert not box.path.exists()
+    facts = Facts(read_all({"KACHERY_CLOUD_DIR": str(directory)}))
+    assert [OUTBOX_NAME in each.what for each in check_databases(facts).findings] == [True]
+    assert "was missing, and nothing of it is known" in run("repair").stdout
+    assert check_databases(facts).findings == ()
+    assert outbox(load_config()).list() == []
+    box.add(cid, "lab")
+    close_all()
+    box.path.unlink()
+    with pytest.raises(DamagedRepo, match="is missing"):
+        box.list()
+
+
+def test_a_list_of_pins_from_before_there_were_marks(directory: Path, stored: dict[str, str]) -> None:
+    """One that an older version made is read as it is, and its loss is said from the next write on. A directory without
+    pins has no mark, and misses none."""
+    mark = directory / MARK_NAME
+    mark.unlink()
+    box = outbox(load_config())
+    assert len(box.list()) == PINS
+    box.begin_anew(["stuck"])  # as a node does when it begins
+    assert mark.exists()
+    mark.unlink()
+    box.path.unlink()
+    close_all()
+    assert outbox(load_config()).list() == []
+    assert json.loads(run("repair", "--json").output)["pins"] is None
 
 
 def test_rows_that_can_be_read_are_kept(directory: Path, stored: dict[str, str]) -> None:
@@ -182,6 +309,7 @@ def test_rows_that_can_be_read_are_kept(directory: Path, stored: dict[str, str])
     path.write_bytes(content)
     repaired = repair_outbox(path, directory / "damaged")
     assert repaired is not None
+    assert repaired.aside is not None
     assert repaired.aside.exists()
     assert repaired.begun_anew == 1
     after = {entry.cid: entry for entry in outbox(load_config()).list()}

@@ -16,6 +16,7 @@ from kachery_p2p.dag.pb import decode_node, encode_node
 from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from tests.helpers.gateway_served import car_blocks, gateway
 from tests.helpers.gateway_site import DAG_CBOR, DAG_JSON, Site, link
+from tests.helpers.patience import PATIENCE
 
 CAR = "application/vnd.ipld.car"
 
@@ -239,6 +240,30 @@ async def test_the_probe_paths(site: Site) -> None:
         assert list(reader.feed((await client.get("/ipfs/bafkqaaa?format=car")).content)) == []
         reader.close()
         assert reader.roots == [CID.parse("bafkqaaa")]
+
+
+@pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])
+@pytest.mark.parametrize("path", ["docs", "docs/big.bin", "dagcbor", "absent"])
+async def test_how_long_a_head_says_it_is(site: Site, path: str, http2: bool) -> None:
+    """RFC 9110, section 8.6: HEAD says the length that GET has, or none where GET says none, and ends with
+    its head: the next request on the connection is answered. Blocks, CARs, archives, pages and refusals."""
+    root, slash, rest = path.partition("/")
+    url = f"/ipfs/{site.names()[root]}{slash}{rest}"
+    async with (
+        gateway(site.repo) as known,
+        httpx.AsyncClient(
+            base_url=known.base_url, trust_env=False, timeout=PATIENCE, http1=not http2, http2=http2
+        ) as client,
+    ):
+        for query in ("", "?format=raw", "?format=car", "?format=car&dag-scope=block", "?format=tar"):
+            head = await client.head(url + query)
+            get = await client.get(url + query)
+            assert head.status_code == get.status_code
+            assert head.content == b""
+            for name in ("content-length", "transfer-encoding", "content-type", "etag"):
+                assert head.headers.get(name) == get.headers.get(name), (query, name)
+            if get.headers.get("content-length") == "0":
+                assert get.content == b""
 
 
 async def test_a_missing_child_ends_the_stream(site: Site) -> None:
