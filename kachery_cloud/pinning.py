@@ -48,7 +48,7 @@ def pin(
 ) -> list[dict[str, Any]]:
     """Have pinning services keep a file or directory that is on this machine.
 
-    However often it is asked for, a service is asked once.
+    However often it is asked for, a service is asked to keep it once. One that had it is asked whether it still has.
 
     Args:
         uri: of something that was stored or loaded here. With a path, only what the path leads to is pinned.
@@ -146,6 +146,8 @@ def wait_pinned(
     if not _is_wait(until):
         raise ConfigError(f"until is {shown(until)}; it must be 'pinned' or 'verified'.")
     cid, names = awaited(config, uri, service)
+    if until == "verified":
+        doubt(config, cid, names)
     return as_dicts(wait_for(config, cid, names, until, seconds(timeout)))
 
 
@@ -198,6 +200,12 @@ def awaited(config: Config, uri: str, service: str | Sequence[str] | None) -> tu
             "kachery-cloud-pins lists what is."
         )
     return cid, wanted
+
+
+def doubt(config: Config, cid: CID, names: Sequence[str]) -> None:
+    """Have services that say they have a root asked once more, and a block fetched back. See `PinOutbox.doubt`."""
+    for name in names:
+        outbox(config).doubt(cid, name)
 
 
 def wait_for(
@@ -331,6 +339,8 @@ class Plan(NamedTuple):
 
         cid = pinned_root(config, cid)
         names = [name for name in self.names if outbox(config).get(cid, name) is not None]
+        if self.wait == "verified":
+            doubt(config, cid, names)
         return wait_for(config, cid, names, self.wait or "pinned", self.timeout) if names else []
 
 

@@ -142,6 +142,8 @@ def wait(uri: str, services: tuple[str, ...], verified: bool, timeout: float | N
 
     config = load_config()
     cid, names = api.awaited(config, uri, services or None)
+    if verified:
+        api.doubt(config, cid, names)
     _wait_and_print(config, cid, names, True, api.seconds(timeout), as_json, "verified" if verified else "pinned")
 
 
@@ -179,7 +181,8 @@ def wait_with_bar(
     try:
         with _watched(config, cid, names):
             found = api.wait_for(config, cid, names, until, timeout)
-            if until == "pinned":
+            # What was verified once is not waited for when its service cannot be asked now.
+            if until == "pinned" and any(row.state != "verified" and row.verified is None for row in found):
                 try:
                     found = api.wait_for(config, cid, names, "verified", VERIFY_SECONDS)
                 except PinningError:  # it is claimed, and shown as that

@@ -34,6 +34,8 @@ _MEANINGS = {
     "removing": "is being removed",
     "removed": "was removed",
 }
+#: Of what was there, and of which the service could not say now whether it still is.
+_WAS_THERE = "was there on {day}, when a block was last fetched back; whether it still is could not be seen now"
 #: The order in which a summary names them: what wants the user first.
 _ORDER = (
     "refused", "failed", "waiting", "uploading", "queued", "pinning", "removing", "pinned", "verified",
@@ -63,7 +65,10 @@ def on_their_way(rows: Sequence[PinEntry]) -> list[str]:
     lines = []
     for row in rows:
         why = f" ({row.last_error})" if row.last_error else ""
-        lines.append(printable(f"{row.service}: ipfs://{row.cid} {_MEANINGS.get(row.state, row.state)}{why}"))
+        meaning = _MEANINGS.get(row.state, row.state)
+        if row.state == "pinned" and row.verified is not None:
+            meaning = _WAS_THERE.format(day=time.strftime("%Y-%m-%d", time.localtime(row.verified)))
+        lines.append(printable(f"{row.service}: ipfs://{row.cid} {meaning}{why}"))
     return lines
 
 
@@ -92,6 +97,8 @@ def service_lines(services: Sequence[dict[str, Any]]) -> list[str]:
 
 def _word(row: PinEntry) -> str:
     """The state of a row, in a word."""
+    if row.problem == "gone" and row.state == "waiting":
+        return "gone"
     return _WORDS.get(row.state, row.state)
 
 

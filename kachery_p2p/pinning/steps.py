@@ -18,7 +18,7 @@ from kachery_p2p.pinning import blocks
 from kachery_p2p.pinning.answers import PinStatus, ServiceError
 from kachery_p2p.pinning.blocks import Blocks, Sent
 from kachery_p2p.pinning.limits import MAX_ADDRESSES, WorkerPace
-from kachery_p2p.pinning.outbox import PinEntry, PinOutbox
+from kachery_p2p.pinning.outbox import ASK_AGAIN, PinEntry, PinOutbox
 from kachery_p2p.pinning.service import PinningClient
 from kachery_p2p.pinning.upload import RpcClient
 
@@ -114,6 +114,8 @@ class Steps:
                 await self._ask(client, entry, cid)
         elif isinstance(client, PinningClient):
             await self._look(client, entry, cid)
+        elif entry.in_question:
+            await self._upload(client, entry, cid, sent)
         else:
             await self._prove(client, entry, cid)
 
@@ -173,13 +175,16 @@ class Steps:
         if status is None:
             status = await client.look_up(cid)
         if status is None:
+            # Whoever has just stored it again does not wait for a pause; a service that forgets gets one.
+            pause = 0.0 if entry.in_question else self._pauses.later(entry.tries)
             await self.write(
                 entry,
                 state="waiting",
                 request_id="",
                 asked=0.0,
                 tries=entry.tries + 1,
-                next_try=self._wall() + self._pauses.later(entry.tries),
+                next_try=self._wall() + pause,
+                verified=None,
                 problem="gone",
                 last_error=f"The pinning service {entry.service} does not know its own request any more. It is asked "
                 "again.",
@@ -197,6 +202,8 @@ class Steps:
             "delegates": status.delegates or entry.delegates,
             "asked": 0.0,
         }
+        if status.status != "pinned":
+            values["verified"] = None
         if status.status == "failed":
             self._let_go(entry)
             reason = f" It says: {status.details.rstrip('.')}." if status.details else ""
@@ -211,10 +218,15 @@ class Steps:
             )
             return
         if status.status == "pinned":
+            if entry.next_try == ASK_AGAIN and entry.in_question and entry.verified is not None:
+                # A block came back before, and it still has the request. So a folder that is stored every night
+                # costs one small question, and not a block for each of its files.
+                await self.write(entry, **values, state="verified", tries=0, polls=0, problem="", last_error="")
+                return
             # What it claims is written down first: the proof may take its time, or never come.
             if entry.state != "pinned":
                 values.update(state="pinned", tries=0, problem="", last_error="")
-            written = await self.write(entry, **values)
+            written = await self.write(entry, **values, next_try=now)
             if written is not None:
                 await self._prove(client, written, cid)
             return
@@ -278,12 +290,16 @@ class Steps:
         begun: PinEntry | None = entry
         lost = entry.problem == "unproven"  # it says that it has it, and has not
         if lost or not await client.is_pinned(cid):
-            begun = await self.write(entry, state="uploading", asked=self._wall(), problem="", last_error="")
+            begun = await self.write(
+                entry, state="uploading", asked=self._wall(), verified=None, problem="", last_error=""
+            )
             if begun is None:
                 return
             await client.upload(cid, self._source, sent)
         tries = entry.tries if lost else 0
-        written = await self.write(begun, state="pinned", asked=0.0, tries=tries, problem="", last_error="")
+        written = await self.write(
+            begun, state="pinned", asked=0.0, tries=tries, next_try=self._wall(), problem="", last_error=""
+        )
         if written is not None:
             await self._prove(client, written, cid)
 

@@ -207,14 +207,11 @@ class PinWorker:
             self._notify()
         rest = lane.rest_until - trio.current_time()
         if rest > 0:
-            if lane.problem in WHOLE_SERVICE:
-                until = self._wall() + min(rest, pace.longest)
-                await trio.to_thread.run_sync(
-                    lambda: self._outbox.tell(name, lane.problem, lane.last_error, refuse_until=until)
-                )
-            elif lane.problem:
-                await trio.to_thread.run_sync(self._outbox.tell, name, lane.problem, lane.last_error)
             if lane.problem:
+                until, refuse = self._wall() + min(rest, pace.longest), lane.problem in WHOLE_SERVICE
+                await trio.to_thread.run_sync(
+                    lambda: self._outbox.tell(name, lane.problem, lane.last_error, until, refuse=refuse)
+                )
                 self._notify()  # a task that waits for a row may have read it before
             return rest
         found = await trio.to_thread.run_sync(self._outbox.due, name, pace.longest, 4 * MAX_STEPS_PER_SERVICE)

@@ -129,6 +129,30 @@ def test_only_for_its_members(lab: _Lab, tmp_path: Path, workstation: StartWorks
     assert gone.returncode != 0
 
 
+def test_deleted_on_the_page_and_stored_again(lab: _Lab, tmp_path: Path) -> None:
+    """Whoever stores it again is told that it is there when it is there; nobody else brings it back."""
+    path = _file(tmp_path, 5, 100_000)
+
+    def listed() -> list[tuple[str, str]]:
+        items = lab.bob.get("/api/v1/files?mine=1")["items"]
+        return [(each["label"] or each["name"], each["status"]) for each in items]
+
+    lab.his.start()
+    lab.his.run("kachery-cloud-store", str(path))
+    for again in (
+        ("kachery-cloud-store", str(path)),
+        ("kachery-cloud-pins", "wait", "--verified"),
+        ("kachery-cloud-pins", "add"),
+    ):
+        (file,) = lab.bob.get("/api/v1/files?mine=1")["items"]
+        assert lab.bob.call("DELETE", f"/api/v1/files/{file['id']}").status_code == 204
+        assert listed() == []
+        uri = f"ipfs://{file['cid']}"
+        done = lab.his.run(*again, *(() if str(path) in again else (uri,)))
+        assert done.returncode == 0
+        assert listed() == [(path.name, "pinned")]
+
+
 def test_what_is_deleted_and_what_is_too_much(lab: _Lab, tmp_path: Path) -> None:
     """A member deletes what is theirs; the quota holds for the member; each with a sentence."""
     path = _file(tmp_path, 3, 500_000)
