@@ -306,23 +306,35 @@ def _say_if_nobody_works(found: Sequence[PinEntry]) -> None:
 
 @contextmanager
 def _watched(config: Config, cid: CID, names: Sequence[str]) -> Iterator[None]:
-    """While this lasts, show on a terminal how far the services are."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from tqdm import tqdm
-
+    """While this lasts, say once why it is not done yet; and on a terminal show how far the services are."""
     from kachery_cloud import pinning as api
-    from kachery_cloud.commands.pins_text import status_phrase
+    from kachery_cloud.commands.pins_text import on_their_way, status_phrase
 
     done = threading.Event()
-    form = "{desc} [{elapsed}]"
+    told: set[tuple[str, str]] = set()
+
+    def news(found: Sequence[PinEntry]) -> list[str]:
+        """What is to be said of these rows and was not yet. A refusal ends the waiting, and is said then."""
+        new = [row for row in found if row.last_error and row.state != "refused"]
+        new = [row for row in new if (row.service, row.problem) not in told]
+        told.update((row.service, row.problem) for row in new)
+        return on_their_way(new)
+
+    def say() -> None:
+        while not done.wait(_SHOW_SECONDS):
+            for line in news(api.rows(config, cid, names)):
+                click.echo(line, err=True)
 
     def show() -> None:
-        with tqdm(total=len(names), bar_format=form, leave=False, file=unfiltered(sys.stderr)) as bar:
+        from tqdm import tqdm
+
+        form, screen = "{desc} [{elapsed}]", unfiltered(sys.stderr)
+        with tqdm(total=len(names), bar_format=form, leave=False, file=screen) as bar:
             while not done.wait(_SHOW_SECONDS):
                 sending = api.sending(config).get(str(cid))
                 found = api.rows(config, cid, names)
+                for line in news(found):
+                    bar.write(line, file=screen)
                 bar.bar_format = form
                 bar.set_description_str(status_phrase(found))
                 if sending is not None:
@@ -330,7 +342,7 @@ def _watched(config: Config, cid: CID, names: Sequence[str]) -> Iterator[None]:
                     bar.total, bar.n = sending.size, sending.sent
                 bar.refresh()
 
-    thread = threading.Thread(target=show, name="kachery-pins", daemon=True)
+    thread = threading.Thread(target=show if sys.stderr.isatty() else say, name="kachery-pins", daemon=True)
     thread.start()
     try:
         yield

@@ -15,7 +15,7 @@ import trio
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.pinning import blocks
-from kachery_p2p.pinning.answers import PinStatus, ServiceError
+from kachery_p2p.pinning.answers import NO_FUNDS, PinStatus, ServiceError
 from kachery_p2p.pinning.blocks import Blocks, Sent
 from kachery_p2p.pinning.limits import MAX_ADDRESSES, WorkerPace
 from kachery_p2p.pinning.outbox import ASK_AGAIN, PinEntry, PinOutbox
@@ -207,6 +207,19 @@ class Steps:
         if status.status == "failed":
             self._let_go(entry)
             reason = f" It says: {status.details.rstrip('.')}." if status.details else ""
+            if status.details.startswith(NO_FUNDS):
+                # As where it refuses at once (`answers.refusal`): it would fetch everything again, and for nothing.
+                await self.write(
+                    entry,
+                    **values,
+                    state="refused",
+                    tries=entry.tries + 1,
+                    next_try=now + self._pauses.spread(pace.refused),
+                    problem="funds",
+                    last_error=f"The pinning service {entry.service} does not take this.{reason} Remove pins there, "
+                    "have those who run it give you more, or use another service.",
+                )
+                return
             await self.write(
                 entry,
                 **values,
