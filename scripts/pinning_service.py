@@ -98,7 +98,8 @@ class PinningService:
     """The service. `await nursery.start(service.run)`, then use `url`, `rpc`, `token` and `addr`.
 
     Switches: `lie`: say `pinned` at once, and fetch nothing; `stuck`: leave everything in the queue; `fail`: this many
-    requests end as `failed` first, and `why` is what is said of that; `delegates`: what is told instead of the node's own addresses.
+    requests end as `failed` first, and `why` is what is said of that; `delegates`: what is told instead of those of
+    the node itself.
     """
 
     def __init__(
