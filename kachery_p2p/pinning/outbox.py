@@ -70,9 +70,11 @@ STATES = (*ACTIVE, "verified", "removed")
 #: States in which a service says that it has all of it.
 CLAIMED = ("pinned", "verified")
 #: `next_try` of a row that a service has had, and is asked about because the user wants it there. What the worker puts
-#: off is later than 1970, so these stand for nothing else. The second one has a block fetched back, too.
+#: off is later than 1970, so these stand for nothing else. The second one has a block fetched back, too; and so has the
+#: third, which is for who only wants to know: then nothing is pinned anew.
 ASK_AGAIN = 0.0
 PROVE_AGAIN = -1.0
+ONLY_LOOK = -2.0
 #: What the worker has learned, which is kept whatever the user has decided meanwhile.
 _LEARNED = ("request_id", "delegates", "origins", "asked")
 
@@ -260,10 +262,14 @@ class PinOutbox:
             )
             return db.execute("SELECT id FROM pins WHERE key = ? AND service = ?", (key, service)).fetchone()[0]
 
-    def doubt(self, cid: CID | str, service: str) -> bool:
+    def doubt(self, cid: CID | str, service: str, *, anew: bool = True) -> bool:
         """Have a service that says it has a root asked whether it still has it, and a block fetched back.
 
-        Where it has it no more, it is asked to keep it anew: so this is for those who want it there.
+        Args:
+            cid: the root.
+            service: the name of the service.
+            anew: where it has it no more, it is asked to keep it anew: for those who want it there. Without, the row
+                is refused then, as `gone`; and when the service cannot be asked, it stays `verified` as it was.
 
         Returns:
             Whether there is such a row.
@@ -271,13 +277,16 @@ class PinOutbox:
         root = cid if isinstance(cid, CID) else CID.parse(cid)
         if not self.path.exists():
             return False
+        mark = PROVE_AGAIN if anew else ONLY_LOOK
         with self._write() as db:
             self._decided += 1
             return (
                 db.execute(
-                    "UPDATE pins SET revision = revision + 1, tries = 0, next_try = ?, problem = '', last_error = '', "
-                    f"changed = ?, state = 'pinned' WHERE key = ? AND service = ? AND state IN {CLAIMED}",
-                    (PROVE_AGAIN, self._wall(), bytes(root.to_v1()), service),
+                    # Whoever has asked for it anew, and has no answer yet, gets it.
+                    "UPDATE pins SET next_try = CASE WHEN state = 'pinned' AND next_try <> ?1 THEN ?2 ELSE ?3 END, "
+                    "revision = revision + 1, tries = 0, problem = '', last_error = '', changed = ?4, state = 'pinned' "
+                    f"WHERE key = ?5 AND service = ?6 AND state IN {CLAIMED}",
+                    (ONLY_LOOK, PROVE_AGAIN, mark, self._wall(), bytes(root.to_v1()), service),
                 ).rowcount
                 > 0
             )
@@ -366,6 +375,11 @@ class PinOutbox:
         refuse_until = until if refuse else None
         with self._write() as db:
             # It was there when the service was last asked, and cannot be asked now: nobody waits for that.
+            db.execute(
+                "UPDATE pins SET state = 'verified', next_try = 0 "
+                "WHERE service = ? AND state = 'pinned' AND next_try = ? AND verified IS NOT NULL",
+                (service, ONLY_LOOK),
+            )
             db.execute(
                 "UPDATE pins SET problem = ?, last_error = ?, changed = ?, next_try = ? "
                 "WHERE service = ? AND state = 'pinned' AND next_try <= ?",

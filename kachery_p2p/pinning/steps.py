@@ -7,6 +7,7 @@ off. Steps of one row never run at the same time.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from kachery_p2p.pinning import blocks
 from kachery_p2p.pinning.answers import NO_FUNDS, PinStatus, ServiceError
 from kachery_p2p.pinning.blocks import Blocks, Sent
 from kachery_p2p.pinning.limits import MAX_ADDRESSES, WorkerPace
-from kachery_p2p.pinning.outbox import ASK_AGAIN, PinEntry, PinOutbox
+from kachery_p2p.pinning.outbox import ASK_AGAIN, ONLY_LOOK, PinEntry, PinOutbox
 from kachery_p2p.pinning.service import PinningClient
 from kachery_p2p.pinning.upload import RpcClient
 
@@ -114,7 +115,9 @@ class Steps:
                 await self._ask(client, entry, cid)
         elif isinstance(client, PinningClient):
             await self._look(client, entry, cid)
-        elif entry.in_question:
+        elif entry.next_try == ONLY_LOOK and not await client.is_pinned(cid):
+            await self._gone(entry)
+        elif entry.in_question and entry.next_try != ONLY_LOOK:
             await self._upload(client, entry, cid, sent)
         else:
             await self._prove(client, entry, cid)
@@ -174,6 +177,9 @@ class Steps:
         status = await client.status(cid, entry.request_id)
         if status is None:
             status = await client.look_up(cid)
+        if status is None and entry.in_question and entry.next_try == ONLY_LOOK:
+            await self._gone(entry)
+            return
         if status is None:
             # Whoever has just stored it again does not wait for a pause; a service that forgets gets one.
             pause = 0.0 if entry.in_question else self._pauses.later(entry.tries)
@@ -191,6 +197,20 @@ class Steps:
             )
             return
         await self._take(client, entry, cid, status)
+
+    async def _gone(self, entry: PinEntry) -> None:
+        """Write down that a service has a root no more, which nobody has asked it to keep again."""
+        await self.write(
+            entry,
+            state="refused",
+            request_id="",
+            asked=0.0,
+            verified=None,
+            next_try=math.inf,
+            problem="gone",
+            last_error=f"The pinning service {entry.service} has this no more: it was deleted there. To have it kept "
+            f"there again: kachery-cloud-pins add ipfs://{entry.cid}",
+        )
 
     async def _take(
         self, client: PinningClient, entry: PinEntry, cid: CID, status: PinStatus, *, new: bool = False

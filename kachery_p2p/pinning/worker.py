@@ -20,7 +20,7 @@ from kachery_p2p.pinning.answers import ACCESS, FINAL, WHOLE_SERVICE, ServiceErr
 from kachery_p2p.pinning.blocks import Blocks
 from kachery_p2p.pinning.config import PinService
 from kachery_p2p.pinning.limits import MAX_SERVICES, MAX_STEPS_PER_SERVICE, MAX_UPLOADS_PER_SERVICE, WorkerPace
-from kachery_p2p.pinning.outbox import PinEntry, PinOutbox
+from kachery_p2p.pinning.outbox import ONLY_LOOK, PinEntry, PinOutbox
 from kachery_p2p.pinning.service import PinningClient
 from kachery_p2p.pinning.service_http import ServiceHttp
 from kachery_p2p.pinning.steps import Client, FetchBack, Hold, Pauses, Steps
@@ -301,6 +301,9 @@ class PinWorker:
             lane.rest_until = trio.current_time() + rest
             lane.problem, lane.last_error, lane.last_error_at = problem, text, self._wall()
         values: dict[str, Any] = {}
+        if entry.in_question and entry.next_try == ONLY_LOOK and entry.verified is not None:
+            # Nobody wants it there anew, so it is as it was: not on its way to be asked for.
+            state, problem, text = "verified", "", ""
         if problem in (*ACCESS, *FINAL, "rate"):
             values["asked"] = 0.0  # it has answered, and has not taken it
         await self._steps.write(

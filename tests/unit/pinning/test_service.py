@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from kachery_cloud.commands.pins_text import on_their_way
+from kachery_cloud.commands.pins_text import on_their_way, pin_lines
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidPinService, PinTooLarge
 from kachery_p2p.node.messages import LoadRequest, WaitPinnedRequest
@@ -133,6 +133,37 @@ async def test_stored_again_unchanged(tmp_path: Path) -> None:
         assert proven.state == "verified"
         assert (proven.verified or 0) > (first.verified or 0)
         assert len(service.posts()) == 1
+
+
+@pytest.mark.parametrize("kind", ["pinning", "rpc"])
+async def test_who_only_wants_to_know_brings_nothing_back(tmp_path: Path, kind: str) -> None:
+    """It is seen to be there, or to be gone; when the service is away, it is as it was, and looked at no more."""
+    async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service, kind)]) as node:
+        box = node.keeping.outbox
+        cid = await store(node, b"data")
+        await pin(node, cid)
+        first = await wait_pinned(node, cid)
+        assert box.doubt(cid, NAME, anew=False)
+        second = await wait_pinned(node, cid)
+        assert second.state == "verified"
+        assert (second.verified or 0) > (first.verified or 0)
+        service.faults.append(Fault(cut=True, count=1_000_000))
+        assert box.doubt(cid, NAME, anew=False)
+        away = await wait_pinned(node, cid)
+        assert (away.state, away.verified, away.last_error) == ("verified", second.verified, "")
+        service.faults.clear()
+        service.pins.clear()
+        service.rpc_pins.clear()
+        # A service that was away rests for a moment, and is not asked in it.
+        while (gone := await wait_pinned(node, cid)).state == "verified":
+            assert box.doubt(cid, NAME, anew=False)
+        assert (gone.state, gone.problem, gone.verified) == ("refused", "gone", None)
+        assert pin_lines([gone])[0].startswith("gone ")
+        assert not service.pins
+        assert not service.rpc_pins
+        # Whoever wants it there says so.
+        await pin(node, cid)
+        assert (await wait_pinned(node, cid)).state == "verified"
 
 
 @pytest.mark.parametrize("rows", [1, 3])
