@@ -68,7 +68,7 @@ def pins(context: click.Context, removed: bool, as_json: bool) -> None:
     for row in found:
         counts[row.state] = counts.get(row.state, 0) + 1
     click.echo(summary_phrase(counts) or "Nothing is pinned. Pin something with: kachery-cloud-pins add URI", err=True)
-    _say_if_nobody_works(found)
+    say_if_nobody_works(found)
 
 
 def _subcommand(name: str) -> Any:
@@ -121,7 +121,7 @@ def remove(uri: str, services: tuple[str, ...], as_json: bool) -> None:
     api.wake_node(config)
     _print_rows(found, as_json)
     if not as_json:
-        _say_if_nobody_works(found)
+        say_if_nobody_works(found)
 
 
 @_subcommand("wait")
@@ -221,7 +221,7 @@ def finish_store(
                 click.echo(line, err=True)
         tell_waited(waited)
         if not wait:
-            _say_if_nobody_works(waited.rows)
+            say_if_nobody_works(waited.rows)
     return waited.exit_code
 
 
@@ -257,7 +257,7 @@ def _wait_and_print(
     if not as_json:
         tell_waited(waited)
         if not wait:
-            _say_if_nobody_works(waited.rows)
+            say_if_nobody_works(waited.rows)
     if waited.exit_code:
         raise click.exceptions.Exit(waited.exit_code)
 
@@ -283,7 +283,7 @@ def _as_json(waited: Waited) -> dict[str, Any]:
     return {"pins": as_dicts(waited.rows), **({"error": error} if error else {})}
 
 
-def _say_if_nobody_works(found: Sequence[PinEntry]) -> None:
+def say_if_nobody_works(found: Sequence[PinEntry]) -> None:
     """Say on stderr that no node is there to do what is left, or none that can."""
     from kachery_cloud import pinning as api
     from kachery_cloud.node.connection import ask_running_node

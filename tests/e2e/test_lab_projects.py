@@ -129,6 +129,22 @@ def test_only_for_its_members(lab: _Lab, tmp_path: Path, workstation: StartWorks
     assert gone.returncode != 0
 
 
+def test_a_figure_in_a_project(lab: _Lab, tmp_path: Path) -> None:
+    """By the API and by the command, as all that is stored."""
+    lab.hers.run("kachery-cloud-projects", "create", "atlas")
+    lab.hers.start()
+    chart = {"data": [{"y": [1, 2, 3]}], "layout": {"title": "one"}}
+    first = lab.hers.call("say(kcl.store_figure(args[0], title='one', project='atlas'))", chart)
+    (tmp_path / "chart.json").write_text(json.dumps(chart))
+    second = lab.hers.run(
+        "kachery-cloud", "figure", str(tmp_path / "chart.json"), "--title", "two", "--project", "atlas"
+    )
+    for uri in (first, second.stdout.strip()):
+        lab.hers.run("kachery-cloud-pins", "wait", uri)
+    listed = lab.bob.get("/api/v1/files?project=atlas")["items"]
+    assert {each["label"] for each in listed if each["status"] == "pinned"} == {"one", "two"}
+
+
 def test_deleted_on_the_page_and_stored_again(lab: _Lab, tmp_path: Path) -> None:
     """Whoever stores it again is told that it is there when it is there; nobody else brings it back."""
     path = _file(tmp_path, 5, 100_000)
