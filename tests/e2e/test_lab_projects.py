@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from scripts.lab_members import LabMember, running_node_of_lab
@@ -35,7 +36,8 @@ class _Lab:
 
     def __init__(self, workstation: StartWorkstation) -> None:
         self.node = workstation()
-        self.url = running_node_of_lab(self.node)
+        self.url = running_node_of_lab(self.node, "--gateway", "127.0.0.1:0")
+        self.gateway = self.node.status()["gateway"]["url"]
         self.ann = LabMember(self.node, self.url, "Ann", "--administrator")
         self.bob = LabMember(self.node, self.url, "Bob")
         self.hers, self.his = workstation(), workstation()
@@ -141,6 +143,11 @@ def test_a_figure_in_a_project(lab: _Lab, tmp_path: Path) -> None:
     )
     for uri in (first, second.stdout.strip()):
         lab.hers.run("kachery-cloud-pins", "wait", uri)
+    # The lab's gateway shows it to everybody who has the link, also when she is away.
+    assert lab.hers.call("say(kcl.figure_link(args[0]))", first) == f"{lab.gateway}/figure/#{first.partition('?')[0]}"
+    assert (
+        httpx.get(f"{lab.gateway}/ipfs/{first[7:].partition('?')[0]}/figure.json", trust_env=False).status_code == 200
+    )
     listed = lab.bob.get("/api/v1/files?project=atlas")["items"]
     assert {each["label"] for each in listed if each["status"] == "pinned"} == {"one", "two"}
 
