@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -122,7 +123,8 @@ def given_options(context: click.Context, without: Collection[str]) -> list[str]
     """
     words: list[str] = []
     for option in context.command.params:
-        value, name = context.params.get(option.name or ""), option.name
+        name = option.name
+        value: Any = context.params.get(name or "")
         source = context.get_parameter_source(name or "")
         if not isinstance(option, click.Option) or name in without or source is not ParameterSource.COMMANDLINE:
             continue

@@ -131,6 +131,29 @@ def test_only_for_its_members(lab: _Lab, tmp_path: Path, workstation: StartWorks
     assert gone.returncode != 0
 
 
+def test_what_is_said(lab: _Lab, tmp_path: Path) -> None:
+    """One is one; what the lab says is a sentence without the protocol around it; mistakes are named where they are."""
+    lab.hers.run("kachery-cloud-projects", "create", "atlas")
+    again = lab.hers.run("kachery-cloud-projects", "create", "atlas", check=False)
+    assert again.returncode != 0
+    assert again.stderr.startswith("Error: There is a project 'atlas' already.")
+    lab.hers.run("kachery-cloud-store", str(_file(tmp_path, 1, 1000)), "--project", "atlas")
+    assert "1 file, 1" in lab.hers.run("kachery-cloud-projects", "show", "atlas").stdout
+    assert "  1 computer  " in lab.node.run("kachery-cloud-node", "members", "list").stdout
+    for option in ("--from", "--to"):
+        told = lab.hers.run("kachery-cloud-usage", option, "yesterday", check=False)
+        assert told.returncode == 2
+        assert told.stderr.strip() == f"Error: {option} is 'yesterday'; it must be a day, such as 2026-11-01."
+    answer = lab.ann.http.get("/api/v1/usage?from=yesterday")
+    assert answer.json()["error"]["details"] == "from and to are days such as 2026-11-30: 'yesterday' is none."
+    for name in ("client:zzz", f"member:{lab.bob.id}"):
+        refused = lab.node.run("kachery-cloud-node", "tokens", "add", name, check=False)
+        assert refused.returncode == 2
+        assert "belong to the lab" in refused.stderr
+    removed = lab.node.run("kachery-cloud-node", "members", "remove", "Bob")
+    assert "with 1 computer." in removed.stdout + removed.stderr
+
+
 def test_a_figure_in_a_project(lab: _Lab, tmp_path: Path) -> None:
     """By the API and by the command, as all that is stored."""
     lab.hers.run("kachery-cloud-projects", "create", "atlas")
