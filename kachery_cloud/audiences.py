@@ -15,6 +15,7 @@ from kachery_cloud.arguments import text_list
 from kachery_cloud.errors import ConfigError, GroupError, GroupNotFound, InvalidArgument, KacheryError, NoPermission
 from kachery_cloud.local import listed_label, repository
 from kachery_cloud.uri import ContentURI, format_uri
+from kachery_cloud.uri_said import MAX_GROUPS
 from kachery_p2p.access.audience import GROUP_ID, OWN, PRIVATE, PUBLIC, Audience, group_audience
 from kachery_p2p.text import shown
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 #: For whom something is: the name or ID of a group, "private", "public", or several of these.
 To: TypeAlias = str | Sequence[str]
 
-#: Groups for which one thing can be at once: their IDs stand in its URI.
-MAX_GROUPS = 16
 #: Names of groups that an error lists.
 _MOST_NAMED = 10
 #: Groups as they were shown last, by ID.

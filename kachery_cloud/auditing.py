@@ -22,7 +22,7 @@ from kachery_cloud.errors import InvalidArgument, KacheryError
 from kachery_cloud.inventory import item_of
 from kachery_cloud.local import listed_label, repository
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.uri import format_uri, parse_uri
+from kachery_cloud.uri import format_uri, parse_listed
 from kachery_cloud.visibility import shown_now
 from kachery_p2p.access.audience import OWN, PUBLIC, group_audience
 from kachery_p2p.text import shown
@@ -179,7 +179,7 @@ def access(uri: str) -> Access:
         ('public',)
     """
     config = load_config()
-    now = shown_now(config, parse_uri(uri))
+    now = shown_now(config, parse_listed(uri))
     repo = repository(config)
     groups = groups_here(config)
     own = now.audience

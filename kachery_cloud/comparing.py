@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kachery_cloud.arguments import check_flags, path_text
 from kachery_cloud.errors import FileMissing, InvalidURI, KacheryError, NotADirectory
-from kachery_cloud.local import repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.putting import checked_path, folder_options
 from kachery_cloud.request import Request
 from kachery_cloud.uri import ContentURI, format_uri, parse_uri
@@ -154,7 +154,11 @@ class _Where:
         if request.uri.path:
             parent = ContentURI(request.uri.cid, request.uri.path[:-1], groups=request.groups)
             self._request(str(parent)).entries()
-            found = resolve_local(repository(self.config), request.uri)
+            try:
+                found = resolve_local(repository(self.config), request.uri)
+            except BlockNotLocal as error:  # it may be a link, and lead elsewhere
+                request.need_network(error)
+                found = request.ask("info").cid
         self._groups.setdefault(found, request.groups)
         return found
 

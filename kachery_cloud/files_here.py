@@ -113,6 +113,8 @@ class HereRequest(Request):
             "cid": None,
             "kind": "file",
             "size": self.local().size,
+            "dag_size": None,
+            "destination": None,
             "label": self.found.label,
             "sources": {},
             "local": True,
@@ -149,7 +151,7 @@ def request_of(uri: str, **how: Any) -> Request:
         InvalidURI, InvalidCID ...: as `Request` does.
     """
     if isinstance(uri, str) and ("encryption=" in uri or "#" in uri):
-        from kachery_cloud.encryption.loading import EncryptedRequest
+        from kachery_cloud.encrypted_request import EncryptedRequest
 
         return EncryptedRequest(uri, **how)
     return Request(uri, **how)

@@ -15,7 +15,6 @@ one version, and what is opened by the name later is of the newest.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.utils import stringify_path
 
 from kachery_cloud.errors import (
+    BrokenLink,
     DamagedFile,
     InvalidName,
     InvalidURI,
@@ -38,10 +38,10 @@ from kachery_cloud.errors import (
     PathNotFound,
 )
 from kachery_cloud.files_here import request_of
-from kachery_cloud.local import BlockNotLocal, list_local, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, list_local, local_blocks, repository, resolve_here, resolve_local
 from kachery_cloud.opening.asking import Steps, ask, run_async
 from kachery_cloud.opening.decrypting import AnyContent, open_content
-from kachery_cloud.opening.entries import Lately, info_of, kind_here, side_by_side
+from kachery_cloud.opening.entries import Lately, info_of, kind_here, listed_as, side_by_side
 from kachery_cloud.opening.extents import Range
 from kachery_cloud.opening.file import KacheryFile
 from kachery_cloud.opening.limits import (
@@ -56,6 +56,7 @@ from kachery_cloud.publishing import follow
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import AGE, format_uri, parse_name_uri, parse_uri
+from kachery_p2p.dag.nodes import symlink_target
 
 if TYPE_CHECKING:
     from kachery_cloud.audiences import To
@@ -204,11 +205,12 @@ class KacheryFileSystem(AsyncFileSystem):
         return dict(known)
 
     def _look_at(self, path: str) -> Steps[dict[str, Any]]:
-        """What a path leads to."""
+        """What a path leads to, also through links."""
         request = self._request(path)
         repo = repository(request.config)
+        destination = None
         try:
-            cid = resolve_local(repo, request.uri)
+            cid, _, _, destination = resolve_here(repo, request.uri)
             kind = kind_here(request, cid)
         except BlockNotLocal as error:
             request.need_network(error)
@@ -223,11 +225,33 @@ class KacheryFileSystem(AsyncFileSystem):
                     raise
                 return info_of(path, cid, ("link", 0))
             cid, kind = result.cid, ("directory" if result.size is None else "file", result.size)
+            destination = result.destination
         if request.uri.encryption and kind[0] == "file":
             content = yield from open_content(request, 0)
             content.close()
             kind = "file", content.size
-        return info_of(path, cid, kind)
+        return info_of(path, cid, kind, destination)
+
+    def _look_at_link(self, path: str) -> Steps[dict[str, Any]]:
+        """The same of a link that leads nowhere: where it points."""
+        request = self._request(path)
+        repo = repository(request.config)
+        try:
+            cid = resolve_here(repo, request.uri, follow=False).cid
+            (block,) = local_blocks(repo, [cid])
+            destination = symlink_target(block, cid)
+        except BlockNotLocal as error:
+            request.need_network(error)
+            result = yield from ask(request, "info", follow=False)
+            cid, destination = result.cid, result.destination
+        return info_of(path, cid, ("link", 0), destination)
+
+    def _look_at_entry(self, path: str) -> Steps[dict[str, Any]]:
+        """What an entry of a folder is."""
+        try:
+            return (yield from self._look_at(path))
+        except BrokenLink:
+            return (yield from self._look_at_link(path))
 
     async def _ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
         path = self._strip_protocol(path)
@@ -240,8 +264,9 @@ class KacheryFileSystem(AsyncFileSystem):
             return names
         found = await run_async(self._kinds(path, entries))
         for name, info in zip(names, found, strict=True):
-            self._infos.put(name, info)
-        return [dict(each) for each in found]
+            if info["type"] != "link":
+                self._infos.put(name, info)
+        return [listed_as(each) for each in found]
 
     def _entries(self, path: str) -> Steps[list[HamtEntry]]:
         request = self._request(path)
@@ -266,7 +291,7 @@ class KacheryFileSystem(AsyncFileSystem):
             else:
                 found.append(self._infos.get(name))
                 if found[-1] is None:
-                    waiting.append((place, self._look_at(name)))
+                    waiting.append((place, self._look_at_entry(name)))
         yield from side_by_side(waiting, found)
         return [each for each in found if each is not None]
 
@@ -372,42 +397,49 @@ class KacheryFileSystem(AsyncFileSystem):
             read_ahead=self.read_ahead,
         )
 
-    async def _get_file(self, rpath: str, lpath: str, callback: Any = DEFAULT_CALLBACK, **kwargs: Any) -> None:
+    async def _get(
+        self,
+        rpath: Any,
+        lpath: Any,
+        recursive: bool = False,
+        callback: Any = DEFAULT_CALLBACK,
+        maxdepth: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Make copies; with `recursive` of folders, with the links in them that stay in their folder."""
+        kwargs["links"] = recursive
+        return await super()._get(rpath, lpath, recursive=recursive, callback=callback, maxdepth=maxdepth, **kwargs)
+
+    async def _get_file(
+        self, rpath: str, lpath: str, callback: Any = DEFAULT_CALLBACK, links: bool = False, **kwargs: Any
+    ) -> None:
         import asyncio
 
-        kind = (await self._info(rpath))["type"]
-        if kind == "directory":
+        try:
+            info = await self._info(rpath)
+        except BrokenLink:
+            if not links:
+                raise
+            info = await run_async(self._look_at_link(rpath))
+        target = info.get("destination")
+        if target is not None and (links or info["type"] == "link"):
+            stays = not target.startswith("/") and ".." not in target.split("/")
+            if stays:
+                await asyncio.to_thread(os.symlink, target, lpath)
+                return
+            if info["type"] != "file":
+                # Where in the folder that is loaded it is, and so what is outside of it, is not known here.
+                raise InvalidName(
+                    f"{rpath} is a symbolic link to {target!r}, which is not made here. Load the folder with "
+                    "kachery_cloud.load_dir, which makes the links that stay in it."
+                )
+        if info["type"] == "directory":
             await asyncio.to_thread(os.makedirs, lpath, exist_ok=True)
-            return
-        if kind == "link":
-            await asyncio.to_thread(os.symlink, await run_async(self._target(rpath)), lpath)
             return
         path = await run_async(self._whole(rpath))
         size = await asyncio.to_thread(_copy, path, lpath)
         callback.set_size(size)
         callback.absolute_update(size)
-
-    def _target(self, path: str) -> Steps[str]:
-        """Where a symbolic link points to."""
-        from kachery_p2p.dag.nodes import symlink_target
-
-        request = self._request(path)
-        repo = repository(request.config)
-        cid = resolve_local(repo, request.uri)
-        block = repo.get_node(cid.multihash)
-        if block is None:
-            # Nothing is listed of it; but its block is kept before that is seen.
-            with contextlib.suppress(NotADirectory):
-                yield from ask(request, "listing")
-            block = repo.get_node(cid.multihash)
-        target = "" if block is None else symlink_target(block, cid)
-        if not target or target.startswith("/") or ".." in target.split("/"):
-            # Where in the folder that is loaded it is, and so what is outside of it, is not known here.
-            raise InvalidName(
-                f"{path} is a symbolic link{f' to {target!r}' if target else ''}, which is not made here. Load the "
-                "folder with kachery_cloud.load_dir, which makes the links that stay in it."
-            )
-        return target
 
     def _whole(self, path: str) -> Steps[Path]:
         """Where a file is, after it was loaded."""

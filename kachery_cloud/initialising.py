@@ -146,9 +146,9 @@ def _owner(config: Config) -> dict[str, str] | None:
     if not (config.directory / PROOF_NAME).exists():
         return None
     from kachery_cloud.ownership.answering import verify_own
-    from kachery_cloud.ownership.archive import time_text
     from kachery_cloud.ownership.kept import own_proof
     from kachery_cloud.ownership.verifying import Policy
+    from kachery_cloud.utc import time_text
 
     try:
         kept = own_proof(config.directory)

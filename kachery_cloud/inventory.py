@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from kachery_p2p.repo.layers import Opened
 
 Kind: TypeAlias = Literal["stored", "linked", "loaded", "pinned", "partial"]
-SORTS = ("added", "used", "size", "label", "kind")
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ class Item:
         size: in bytes; None where that is not known yet. Of a folder of which a part is here, what its first block
             says: a little more than its files.
         here: bytes of it that are here.
-        complete: whether all of it is here, as far as that is known without reading it; `verify` reads it.
+        complete: whether all of it is here, as far as that is known without reading it; `verify` reads it. Of files in
+            folders some thousand are looked at, those that came last.
         problem: why it is not: "missing" (deleted by hand?), "changed" (it is not what it was), "incomplete".
         added: when it was first stored, linked or loaded; seconds since 1970.
         used: when it was last read by a program on this machine, to the hour.
@@ -124,7 +124,7 @@ def _visibility(item: Item) -> str:
 _NO_LABEL = "(no label)"
 _VISIBILITY: Column[Item] = Column("for", _visibility)
 _COLUMNS: tuple[Column[Item], ...] = (
-    Column("label", lambda item: (item.label or _NO_LABEL) + ("/" if item.directory and item.label else "")),
+    Column("label", lambda item: (item.label or _NO_LABEL) + ("/" if item.directory else "")),
     Column("size", lambda item: size_text(item.size), right=True),
     Column("kind", lambda item: item.kind),
     Column("added", lambda item: time_text(item.added)),

@@ -35,7 +35,7 @@ from kachery_cloud.inventory_tables import Column, Table, html_of, size_text
 from kachery_cloud.local import BlockNotLocal, outbox, repository, resolve_local
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import byte_count, parse_timeout
-from kachery_cloud.uri import check_peer_addresses, format_uri, parse_uri, without_key
+from kachery_cloud.uri import check_peer_addresses, format_uri, parse_listed, without_key
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
@@ -161,7 +161,7 @@ def remove(
     """
     check_flags(force=force)
     config = load_config()
-    parsed = parse_uri(uri)
+    parsed = parse_listed(uri)
     seconds = COPY_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     peers = (*parsed.providers, *check_peer_addresses(providers, "providers"))
     repo = writable(config)
@@ -225,27 +225,26 @@ def make_room(removed: RemovedItems, to: str | int, *, dry_run: bool) -> Collect
     most = byte_count(to, "to")
     repo = writable(config)
     before = _all_bytes(repo)
-    if not dry_run:
+    dry = DryRun(repo) if dry_run else None
+    if dry is None:
         with contextlib.suppress(DiskFull):  # afterwards there is room for it
             repo.removal.tidy()
-    over = (before if dry_run else _all_bytes(repo)) - most
-    over -= _drop_plain(repo, over, dry_run=dry_run)
+    over = (_all_bytes(repo) if dry is None else before - dry.freed()) - most
+    over -= _drop_plain(repo, over, dry)
     pinned = {key for key, pins in pins_by_cid(config).items() if _is_pinned(pins)}
 
     def take(root: KeptRoot) -> int:
-        if dry_run:
-            done = RemovedItem(_uri_of(repo, root), _label(root), root.here, 0, "only loaded")
-        else:
-            done = take_away(repo, root, "only loaded", more=True)
+        why = "only loaded"
+        done = take_away(repo, root, why, more=True) if dry is None else dry.take_away(root, why)
         removed.append(done)
         return done.freed
 
     if over > 0:
         gone = repo.eviction.evict(over, now=time.time(), rest=0, pinned=pinned, remove=take)
-        if gone and not dry_run:
+        if gone and dry is None:
             repo.removal.tidy()
             _tell(config, [each.cid for each in gone])
-    after = before - sum(row.freed for row in removed) if dry_run else _all_bytes(repo)
+    after = _all_bytes(repo) if dry is None else before - dry.freed()
     return Collected(removed, (), before, after, most, dry_run)
 
 
@@ -301,21 +300,22 @@ def collect(
     seconds = COPY_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     repo = writable(config)
     before = _bytes(repo)
-    if not dry_run:
+    dry = DryRun(repo) if dry_run else None
+    if dry is None:
         with contextlib.suppress(DiskFull):  # afterwards there is room for it
             repo.removal.tidy()
-    over = 0 if most is None else _bytes(repo) - most
-    plain = _drop_plain(repo, over, dry_run=dry_run)
-    over -= plain
+    over = 0 if most is None else (_bytes(repo) if dry is None else dry.left()) - most
+    over -= _drop_plain(repo, over, dry)
     left: list[KeptBack] = []
     roots = _in_order(repo, config, stored) if over > 0 else iter(())
-    if dry_run:
+    if dry is not None:
         for root in roots:
-            if over > 0:
-                over -= root.here
-                uri = _uri_of(repo, root)
-                removed.append(RemovedItem(uri, _label(root), root.here, 0, "if another copy is found"))
-        return Collected(removed, (), before, before - plain - sum(row.freed for row in removed), most, True)
+            if over <= 0:
+                break
+            done = dry.take_away(root, "forced" if force else "if another copy is found")
+            over -= done.freed
+            removed.append(done)
+        return Collected(removed, (), before, dry.left(), most, True)
     while over > 0 and (some := [root for _, root in zip(range(AT_ONCE), roots, strict=False)]):
         over -= _collect(config, repo, some, over, seconds, force, removed, left)
     if removed:
@@ -442,7 +442,11 @@ def _other_copy(
 
     lost = repo.removal.loses(root)
     if not lost and not (root.directory and root.how & ~LINKED):
-        return "linked: your file stays" if root.linked else "nothing is lost: no right copy of it was here"
+        if root.linked:
+            return "linked: your file stays"
+        if repo.removal.stays(root):
+            return "nothing is lost: a folder still has it"
+        return "nothing is lost: no right copy of it was here"
     if root.how & PINNED:
         raise LastCopy(
             f"{_label(root) or format_uri(str(root.cid))} is pinned here by users of this node's pinning service, so "
@@ -522,7 +526,7 @@ def _bytes(repo: Repo) -> int:
     return plain + sum(row.bytes for row in repo.usage.read() if row.what in counted)
 
 
-def _drop_plain(repo: Repo, over: int, *, dry_run: bool) -> int:
+def _drop_plain(repo: Repo, over: int, dry: DryRun | None = None) -> int:
     """Take plain copies away: those of which the cipher text is gone, and as many more as are over, the oldest first.
 
     They are made again from the cipher text, so nothing is lost.
@@ -534,8 +538,40 @@ def _drop_plain(repo: Repo, over: int, *, dry_run: bool) -> int:
     for copy in sorted(copies.all(), key=lambda each: each.made):
         cid = _parsed(copy.cid)
         if freed < over or cid is None or repo.own.file_size(cid) is None:
-            freed += copy.size if dry_run else copies.drop(copy)
+            freed += copies.drop(copy) if dry is None else dry.drop_plain(copy.cid)
     return freed
+
+
+class DryRun:
+    """What `gc` would do, played through from how it is now; see `kachery_p2p.repo.foresight`."""
+
+    def __init__(self, repo: Repo) -> None:
+        self._repo = repo
+        self._foresight = repo.removal.foresee()
+        self._encrypted = EncryptedRoots(repo)
+        self._plain = {copy.cid: copy.size for copy in PlainCopies(repo).all()}
+        self._before = _bytes(repo)
+
+    def take_away(self, root: KeptRoot, why: str) -> RemovedItem:
+        """The same as `take_away`."""
+        files = [root.cid]
+        if root.directory and self._encrypted.has(root.cid):
+            files += self._repo.inventory.members(root.cid).files
+        freed, shared = self._foresight.remove(root)
+        freed += sum(self.drop_plain(str(cid.to_v1())) for cid in files)
+        return RemovedItem(_uri_of(self._repo, root), _label(root), freed, shared, why)
+
+    def drop_plain(self, cid: str) -> int:
+        """A plain copy goes; its bytes."""
+        return self._plain.pop(cid, 0)
+
+    def left(self) -> int:
+        """Bytes of files in the data directory then; what tidying up gives back is gone."""
+        return self._foresight.bytes_left() + sum(self._plain.values())
+
+    def freed(self) -> int:
+        """Bytes that are free then and were not before."""
+        return self._before - self.left()
 
 
 def _parsed(text: str) -> CID | None:

@@ -14,6 +14,8 @@ from kachery_p2p.text import printable
 
 T = TypeVar("T")
 
+#: What the list of what is here can be sorted by.
+SORTS = ("added", "used", "size", "label", "kind")
 #: Rows of a table in a notebook; what is left out is said.
 _MOST_ROWS = 200
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
-VISIBILITIES = ("public", "members")
-ROLES = ("reader", "writer", "administrator")
+ProjectRole: TypeAlias = Literal["reader", "writer", "administrator"]
+Visibility: TypeAlias = Literal["public", "members"]
+By: TypeAlias = Literal["project", "member", "client", "day"]
+
+#: What a member of a project may be, beginning with the least.
+ROLES: tuple[ProjectRole, ...] = ("reader", "writer", "administrator")
+VISIBILITIES: tuple[Visibility, ...] = ("public", "members")
+#: What usage is told apart by.
+BYS: tuple[By, ...] = ("project", "member", "client", "day")
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal, TypeAlias
+from typing import Any
 from urllib.parse import urlencode
 
 from kachery_cloud.arguments import text_list
 from kachery_cloud.errors import InvalidArgument, SignInError
 from kachery_cloud.lab_client import LabClient, checked_text
+from kachery_cloud.lab_places import BYS, By
 from kachery_cloud.settings.config import load_config
 from kachery_p2p.text import printable, shortened, shown
-
-By: TypeAlias = Literal["project", "member", "client", "day"]
-BYS: tuple[By, ...] = ("project", "member", "client", "day")
 
 
 @dataclass(frozen=True)

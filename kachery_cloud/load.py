@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
 from kachery_cloud.arguments import binary_stream, byte_range, check_flags, path_text
 from kachery_cloud.errors import DamagedFile, InvalidArgument, KacheryError
 from kachery_cloud.files_here import request_for, request_of
-from kachery_cloud.local import BlockNotLocal, local_kinds, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, no_folder, place_directory
+from kachery_cloud.sizes import Sizes
 from kachery_cloud.syncing import Changes, sync_directory
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import ContentURI
@@ -331,7 +332,7 @@ def load_dir(
 
     decoding = None
     if request.uri.encryption is not None:
-        from kachery_cloud.encryption.loading import Decryption
+        from kachery_cloud.encrypted_request import Decryption
 
         decoding = Decryption(request)
 
@@ -363,29 +364,40 @@ def load_dir(
 def list_dir(
     uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
 ) -> list[dict[str, Any]]:
-    """What is in a directory: a list of `{"name", "cid", "uri", "size", "kind"}`.
+    """What is in a directory: a list of `{"name", "cid", "uri", "size", "dag_size", "kind", "destination"}`.
 
-    `size` is what the directory says of all blocks of the entry, a little more than the bytes of the file; None where
-    it says nothing. `kind` is "file", "directory" or "link"; None where that cannot be told by what is here.
+    Only the directory itself is fetched. `kind` is "file", "directory" or "link"; None where that cannot be told by
+    what is here. `size` is that of the contents in bytes: of a file, or of all files in and below a folder; 0 for a
+    link. It is None where that cannot be told by what is here, where a folder has very much in it, and for what is
+    encrypted. `dag_size` is what the directory states of all blocks of the entry, a little more than its contents; None
+    where it states nothing. `destination` is what a link points to, else None.
 
     Example:
         >>> [entry["name"] for entry in kcl.list_dir(uri)]
         ['notes', 'session.nwb']
     """
     request = request_of(uri, local_only=local_only, providers=providers, timeout=timeout)
+    return listed(request, Sizes(repository(request.config)))
+
+
+def listed(request: Request, sizes: Sizes) -> list[dict[str, Any]]:
+    """What is in the directory that a request names; see `list_dir`."""
     entries = request.entries()
     parent = request.uri
     top = ContentURI(parent.cid, groups=parent.groups, encryption=parent.encryption)
-    kinds = local_kinds(repository(request.config), [entry.cid for entry in entries])
+    found = sizes.of([(entry.cid, entry.tsize) for entry in entries])
     return [
         {
             "name": entry.name,
             "cid": str(entry.cid),
             "uri": replace(top, path=(*parent.path, entry.name)).source,
-            "size": entry.tsize,
-            "kind": kind,
+            # What is here of something encrypted is its cipher text.
+            "size": None if parent.encryption and each.kind != "link" else each.size,
+            "dag_size": entry.tsize,
+            "kind": each.kind,
+            "destination": each.destination,
         }
-        for entry, kind in zip(entries, kinds, strict=True)
+        for entry, each in zip(entries, found, strict=True)
     ]
 
 
@@ -399,13 +411,16 @@ def load_file_info(
     """What is known of a file or directory without loading it.
 
     Returns:
-        "uri", "cid" (of what the path leads to), "kind" ("file" or "directory"), "size" in bytes (None for a
-        directory), "label", "local" (whether all of it is here), "path" (where; None if it is not), "shared" (the data
-        directory of others that it is in; None where it is in your own, or not here) and "sources": where that was
-        learnt now, as bytes by peer ID or ``gateway:<host>``; nowhere if it was known here. Of what `list`
-        shows, also "kept" ("stored", "linked", "loaded", "pinned" or "partial"), "labels", "here", "complete",
+        "uri", "cid" (of what the path leads to), "kind" ("file" or "directory"), "size" of its contents in bytes,
+        "dag_size", "destination", "label", "local" (whether all of it is here), "path" (where; None if it is not),
+        "shared" (the data directory of others that it is in; None where it is in your own, or not here) and "sources":
+        where that was learnt now, as bytes by peer ID or ``gateway:<host>``; nowhere if it was known here. Of what
+        `list` shows, also "kept" ("stored", "linked", "loaded", "pinned" or "partial"), "labels", "here", "complete",
         "problem", "added", "used" and "pinned", as there. Of a file that was not named by its CID but by its path, none
-        of these, and None as "cid".
+        of these, and None as "cid". The size of a directory, that of all files in it, is None where not all that tells
+        it is here; "dag_size" is then what its first block states of all blocks in and below it, a little more; None
+        for a file. Where the last name of the path is a symbolic link, which is followed, "destination" is what it
+        points to.
 
     Example:
         >>> kcl.load_file_info(uri)["size"]

@@ -7,8 +7,9 @@ node, where it runs in this process. Both may be used from any thread, and on bo
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.dag.directory import HamtEntry
+    from kachery_p2p.dag.paths import Resolved
     from kachery_p2p.pinning import PinOutbox
     from kachery_p2p.repo.repo import Repo
+
+log = logging.getLogger("kachery_cloud.local")
 
 _repos: dict[Path, Repo] = {}
 _outboxes: dict[Path, PinOutbox] = {}
@@ -144,17 +148,30 @@ def local_blocks(repo: Repo, cids: list[CID]) -> list[bytes]:
 
 
 def resolve_local(repo: Repo, uri: ContentURI) -> CID:
-    """The CID that the URI's path leads to, from the directories that are here.
+    """The CID that the URI's path leads to, from the directories and symbolic links that are here.
 
     Raises:
         BlockNotLocal: one of them is not here.
         PathNotFound: one of them has no such entry.
+        BrokenLink: one of them leads out of the root of the URI, nowhere, or in a circle.
     """
-    if not uri.path:
-        return uri.root
-    from kachery_p2p.dag.paths import drive, resolve_path
+    return resolve_here(repo, uri).cid
 
-    return drive(resolve_path(uri.root, uri.path, repo.folder_nodes), lambda cids: local_blocks(repo, cids)).cid
+
+def resolve_here(repo: Repo, uri: ContentURI, *, follow: bool = True) -> Resolved:
+    """Where the URI's path leads; as `resolve_local`.
+
+    Args:
+        repo: where it is looked for.
+        uri: of it.
+        follow: whether the last name of the path is followed, where it is a symbolic link.
+    """
+    from kachery_p2p.dag.paths import Resolved, drive, resolve_path
+
+    if not uri.path:
+        return Resolved(uri.root, "", None)
+    steps = resolve_path(uri.root, uri.path, repo.folder_nodes, follow=follow)
+    return drive(steps, lambda cids: local_blocks(repo, cids))
 
 
 def find_local(repo: Repo, uri: ContentURI, *, needs_path: bool = False) -> LocalContent:
@@ -175,6 +192,8 @@ def find_local(repo: Repo, uri: ContentURI, *, needs_path: bool = False) -> Loca
     if data is not None:
         return LocalContent(cid, None, data)
     path = local_file(repo, cid)
+    if path is None and finished(repo, cid):
+        path = repo.find_file(cid)
     if path is not None:
         return LocalContent(cid, path)
     if is_local_directory(repo, cid):
@@ -193,6 +212,17 @@ def local_file(repo: Repo, cid: CID) -> Path | None:
     """
     path = repo.find_file(cid)
     return _inline_file(repo, cid) if path is None else path
+
+
+def finished(repo: Repo, cid: CID) -> bool:
+    """Whether a file that is being loaded, or was in pieces, turns out to be whole; it has its place then."""
+    from kachery_cloud.errors import KacheryError
+
+    try:
+        return repo.finish_partial(cid)
+    except KacheryError as error:  # it is being loaded just now, say, or the disk is full: then it is not whole
+        log.info("%s cannot be made whole: %s", cid, error)
+        return False
 
 
 def local_size(repo: Repo, cid: CID) -> int | None:
@@ -243,32 +273,6 @@ def list_local(repo: Repo, cid: CID) -> list[HamtEntry]:
     if cid.codec == RAW:
         raise NotADirectory(f"{cid} is a file, not a directory.")
     return drive(list_directory(cid), lambda cids: local_blocks(repo, cids))
-
-
-def local_kinds(repo: Repo, cids: Sequence[CID]) -> list[str | None]:
-    """Whether each is a file, a directory or a link, as far as that can be told without a network; else None."""
-    from kachery_p2p.dag.cid import DAG_PB
-    from kachery_p2p.dag.nodes import node_kind
-    from kachery_p2p.dag.unixfs import DataType
-    from kachery_p2p.errors import KacheryError
-
-    blocks = repo.get_nodes([cid.multihash for cid in cids if cid.codec == DAG_PB])
-    found: list[str | None] = []
-    for cid in cids:
-        block = blocks.get(cid.multihash)
-        if cid.codec != DAG_PB:
-            found.append("file")
-        elif block is None:  # a leaf of a file that is here, or nothing
-            found.append("file" if repo.has_block(cid.multihash) is not None else None)
-        else:
-            try:
-                kind = node_kind(block, cid)
-            except KacheryError:
-                found.append(None)
-                continue
-            folder = kind in (DataType.DIRECTORY, DataType.HAMT_SHARD)
-            found.append("directory" if folder else "link" if kind is DataType.SYMLINK else "file")
-    return found
 
 
 def _inline_file(repo: Repo, cid: CID) -> Path | None:

@@ -18,13 +18,13 @@ NAMES = {
 }
 #: Names that cannot work any more, since the service behind them is gone; and what to do instead.
 REPLACED = {
-    "access_group_encrypt": "Store it for a group (to=NAME), or encrypted (encrypt=...), instead.",
+    "access_group_encrypt": "Store it encrypted, for a group or for keys of colleagues: docs/encryption.md.",
     "admin_delete_file": "There is no service to delete from: what is here is in your own data directory.",
     "create_feed": "There are no feeds. Store each part by itself, and a list of their URIs with store_json.",
-    "decrypt_uri": "Store it for a group (to=NAME), or encrypted (encrypt=...), instead.",
+    "decrypt_uri": "Loading decrypts where this machine has a key: docs/encryption.md.",
     "delete_mutable": "There are no mutables but those of this machine: set_mutable_local.",
     "delete_mutable_folder": "There are no mutables but those of this machine: set_mutable_local.",
-    "encrypt_uri": "Store it for a group (to=NAME), or encrypted (encrypt=...), instead.",
+    "encrypt_uri": "Store the file encrypted, for a group or for keys of colleagues: docs/encryption.md.",
     "get_mutable": "There are no mutables but those of this machine: get_mutable_local.",
     "get_project_id": "A project is one of your lab's node: projects(), and store_file(..., project=NAME).",
     "load_feed": "There are no feeds. Load a list of URIs with load_json, and each part by itself.",

@@ -10,6 +10,7 @@ claims, "verified" is when a block was fetched back from it and had the right ha
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,8 +23,8 @@ from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.pin_choice import services_by_name, services_for, to_service, why_idle
 from kachery_cloud.settings.pin_services import PinSetting
 from kachery_cloud.settings.values import parse_timeout
-from kachery_cloud.uri import format_uri, parse_uri, without_key
-from kachery_p2p.text import shown
+from kachery_cloud.uri import format_uri, parse_listed, without_key
+from kachery_p2p.text import printable, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,9 +39,25 @@ if TYPE_CHECKING:
 
 Pin: TypeAlias = "bool | str | Sequence[str] | None"
 Wait: TypeAlias = "Literal['pinned', 'verified'] | None"
+
 WAITS = ("pinned", "verified")
 #: Problems of a row that stay until the user does something.
 HOPELESS = ("idle", "local", "over_limit")
+#: What is still to come of a state, for those who wait.
+_MEANINGS = {
+    "waiting": "waits for its turn",
+    "uploading": "is being sent",
+    "queued": "is queued at the service",
+    "pinning": "is being fetched by the service",
+    "pinned": "is there, as the service says; no block was fetched back yet",
+    "verified": "is there: a block was fetched back",
+    "failed": "failed and is tried again",
+    "refused": "was refused",
+    "removing": "is being removed",
+    "removed": "was removed",
+}
+#: Of what was there, and of which the service could not say now whether it still is.
+_WAS_THERE = "was there on {day}, when a block was last fetched back; whether it still is could not be seen now"
 
 
 def pin(
@@ -157,7 +174,7 @@ def wait_pinned(
 def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: Wait = None) -> tuple[Plan, CID]:
     """Write down that something which is here is to be pinned; the plan, and the CID."""
     plan = make_plan(config, pin, wait, timeout)
-    parsed = parse_uri(uri)
+    parsed = parse_listed(uri)
     try:
         cid = resolve_local(repository(config), parsed)
         size = _size_here(config, parsed.locator, cid)
@@ -227,12 +244,22 @@ def wait_for(
         raise PinningError(f"ipfs://{cid} was removed from what is to be pinned while it was waited for.")
     left = [row for row in found if row.state != "verified" and (until == "verified" or not row.claimed)]
     if left:
-        from kachery_cloud.commands.pins_text import on_their_way
-
         raise PinningError(
             f"Not done within {timeout or 0:g} s: {'; '.join(on_their_way(left))}. It goes on while a node runs here."
         )
     return found
+
+
+def on_their_way(rows: Sequence[PinEntry]) -> list[str]:
+    """A sentence for each row that is not as far as was waited for, for a terminal."""
+    lines = []
+    for row in rows:
+        why = f" ({row.last_error})" if row.last_error else ""
+        meaning = _MEANINGS.get(row.state, row.state)
+        if row.state == "pinned" and row.verified is not None:
+            meaning = _WAS_THERE.format(day=time.strftime("%Y-%m-%d", time.localtime(row.verified)))
+        lines.append(printable(f"{row.service}: ipfs://{row.cid} {meaning}{why}"))
+    return lines
 
 
 def sending(config: Config) -> dict[str, Sending]:
@@ -252,10 +279,11 @@ def unknown_to_node(status: RunningNode, names: Sequence[str]) -> str | None:
     unknown = [name for name in names if name not in status.node.pinning.services]
     if not unknown:
         return None
+    from kachery_cloud.node.reloading import HOW_TO_RELOAD
+
     return (
         f"The node that runs here (process {status.pid}) does not know the pinning service {unknown[0]}, or has no "
-        "token for it. It reads its settings when it starts: stop it and start it again; what is to be pinned is "
-        "written down."
+        f"token for it. {HOW_TO_RELOAD} What is to be pinned is written down."
     )
 
 
@@ -459,7 +487,7 @@ def _cid_of(config: Config, uri: str) -> CID:
     from kachery_cloud.encryption.leaving import pinned_root
 
     try:
-        return pinned_root(config, resolve_local(repository(config), parse_uri(uri)))
+        return pinned_root(config, resolve_local(repository(config), parse_listed(uri)))
     except BlockNotLocal:
         raise ContentNotFound(
             f"{without_key(uri)} is not on this machine; name it by its own URI (ipfs://<cid>)."

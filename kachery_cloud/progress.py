@@ -1,7 +1,7 @@
 """How far long work is: a bar on a terminal or in a notebook, once it has lasted a moment; or a function of the user.
 
 with progress_bar("Loading session.nwb") as update:
-    ...  # update(done, total), in bytes, or update(done, total, peers), from any thread
+    ...  # update(done, total), in bytes, or update(done, total, peers, here), from any thread
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ log = logging.getLogger("kachery_cloud.progress")
 
 
 class Update(Protocol):
-    """Reports bytes done, bytes in all, and where they come from others, by how many these are."""
+    """Reports bytes done and in all; of a load, from how many others they come, and how many bytes were here before."""
 
-    def __call__(self, done: int, total: int, peers: int = 0, /) -> None: ...
+    def __call__(self, done: int, total: int, peers: int = 0, here: int = 0, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Progress:
         total: bytes in all, as far as is known by now.
         seconds: since it began.
         peers: of a load, how many peers and gateways have sent any of it.
+        here: of a load, bytes of `done` that were here already. They are found as it goes on: how fast it is, and how
+            long it will take, follows from `done - here`.
     """
 
     what: str
@@ -55,6 +57,7 @@ class Progress:
     total: int
     seconds: float
     peers: int = 0
+    here: int = 0
 
 
 Watcher = Callable[[Progress], object]
@@ -108,7 +111,7 @@ def progress_bar(what: str, *, unit: str = "B", enabled: bool | None = None) -> 
 
 
 class _Shown(Protocol):
-    def update(self, done: int, total: int, peers: int = 0, /) -> None: ...
+    def update(self, done: int, total: int, peers: int = 0, here: int = 0, /) -> None: ...
     def finish(self) -> None: ...
     def close(self) -> None: ...
 
@@ -121,14 +124,14 @@ class _Reports:
         self._watcher: Watcher | None = watcher
         self._begun = time.monotonic()
         self._due = self._begun
-        self._last: tuple[int, int, int] | None = None
-        self._told: tuple[int, int, int] | None = None
+        self._last: tuple[int, int, int, int] | None = None
+        self._told: tuple[int, int, int, int] | None = None
         self._lock = threading.Lock()
 
-    def update(self, done: int, total: int, peers: int = 0, /) -> None:
+    def update(self, done: int, total: int, peers: int = 0, here: int = 0, /) -> None:
         check()
         with self._lock:
-            self._last = done, total, peers
+            self._last = done, total, peers, here
             now = time.monotonic()
             if now >= self._due:
                 self._due = now + PAUSE
@@ -137,8 +140,8 @@ class _Reports:
     def finish(self) -> None:
         with self._lock:
             if self._last is not None:
-                _, total, peers = self._last
-                self._last = total, total, peers
+                _, total, peers, here = self._last
+                self._last = total, total, peers, here
                 if self._last != self._told:
                     self._tell(time.monotonic())
 
@@ -151,8 +154,8 @@ class _Reports:
             return
         self._told = self._last
         try:
-            done, total, peers = self._last
-            self._watcher(Progress(self._what, done, total, now - self._begun, peers))
+            done, total, peers, here = self._last
+            self._watcher(Progress(self._what, done, total, now - self._begun, peers, here))
         except Exception:
             # What is stored or loaded does not suffer from it, and neither do others that the node works for.
             log.exception("the function that is told of the progress failed; it is not called again")
@@ -179,9 +182,11 @@ class _Bar:
         self._begun = time.monotonic()
         self._lock = threading.Lock()
         self._bar: Any = None
+        #: What was here before, as far as the bar has it.
+        self._here = 0
         self._closed = False
 
-    def update(self, done: int, total: int, peers: int = 0, /) -> None:
+    def update(self, done: int, total: int, peers: int = 0, here: int = 0, /) -> None:
         check()
         if not self._enabled or (self._bar is None and time.monotonic() - self._begun < DELAY):
             return
@@ -200,10 +205,18 @@ class _Bar:
                     leave=False,
                     file=unfiltered(sys.stderr),
                 )
+                self._here = here
             if total != self._bar.total:
                 self._bar.total = total
             if peers:
                 self._bar.set_postfix_str(f"{peers} peer{'' if peers == 1 else 's'}", refresh=False)
+            # What was here before is part of what is done, and none of the speed, from which the time left follows.
+            found = min(here - self._here, done - self._bar.n)
+            if found > 0:
+                self._here += found
+                self._bar.initial += found
+                self._bar.n += found
+                self._bar.last_print_n += found
             self._bar.update(done - self._bar.n)
 
     def finish(self) -> None:

@@ -14,6 +14,7 @@ from kachery_cloud.errors import ContentNotFound, InvalidArgument, InvalidURI, N
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.uri import ContentURI, NameURI, format_uri, parse_name_uri, parse_uri
+from kachery_p2p.routing.ipns.limits import DEFAULT_TTL
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ PUBLISH_TIMEOUT = 60.0
 #: Seconds that a name may take to be resolved, within the timeout of a load.
 RESOLVE_TIMEOUT = 30.0
 #: Seconds for which others may remember where a name points.
-DEFAULT_TTL = 300.0
 _MAX_TTL = 86_400.0
 
 

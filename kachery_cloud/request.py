@@ -23,15 +23,18 @@ from kachery_cloud.local import (
     LocalContent,
     LocalFile,
     find_local,
+    finished,
     is_local_directory,
     list_local,
     listed_label,
     repository,
+    resolve_here,
     resolve_local,
 )
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
+from kachery_cloud.sizes import Sizes
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import check_peer_addresses, parse_name_uri, parse_uri, without_key
 from kachery_p2p.dag.names import outside_name
@@ -184,9 +187,17 @@ class Request:
             ) from None
 
     def wanted(
-        self, kind: LoadKind, *, start: int | None = None, end: int | None = None, part: bool = False
+        self,
+        kind: LoadKind,
+        *,
+        start: int | None = None,
+        end: int | None = None,
+        part: bool = False,
+        follow: bool = True,
     ) -> LoadRequest:
         """What the node is asked for; with `part`, to read it through the folder that the URI begins with.
+
+        Where `follow` is not set, a link at the end of the path is not followed.
 
         Raises:
             NoPermission: nothing can be loaded into the data directory.
@@ -214,15 +225,22 @@ class Request:
             part,
             self.groups,
             self.config.members_only,
+            follow,
         )
 
     def ask(
-        self, kind: LoadKind, *, start: int | None = None, end: int | None = None, part: bool = False
+        self,
+        kind: LoadKind,
+        *,
+        start: int | None = None,
+        end: int | None = None,
+        part: bool = False,
+        follow: bool = True,
     ) -> LoadResult:
         """Have the node load it; with a bar where that takes long."""
         from kachery_cloud.node.connection import get_connection
 
-        wanted = self.wanted(kind, start=start, end=end, part=part)
+        wanted = self.wanted(kind, start=start, end=end, part=part, follow=follow)
         repo = repository(self.config)
         name = self.uri.name or self.uri.cid
         self.say(f"Loading {self.uri.locator}")
@@ -292,20 +310,52 @@ class Request:
         repo = repository(self.config)
         try:
             found = find_local(repo, self.uri, needs_path=True)
-            return self._info(found.cid, found.size, path=str(found.path), local=True)
+            return self._info(found.cid, found.size, self._destination(repo), path=str(found.path), local=True)
         except IsADirectory:
             cid = resolve_local(repo, self.uri)
-            return self._info(cid, None, local=self.all_here(cid))
+            size, stated = self._folder_size(repo, cid)
+            here = self.all_here(cid)
+            return self._info(cid, size, self._destination(repo), directory=True, dag_size=stated, local=here)
         except (BlockNotLocal, DamagedFile) as error:
             self.need_network(error)
         result = self.ask("info")
-        return self._info(result.cid, result.size, sources=result.sources)
+        size, stated = result.size, result.dag_size
+        if stated is not None:  # of a folder; what is in it may be here, though its first block is not
+            size = Sizes(repo).folder(result.cid)
+        return self._info(
+            result.cid,
+            size,
+            result.destination,
+            directory=result.size is None,
+            dag_size=stated,
+            sources=result.sources,
+        )
+
+    def _destination(self, repo: Repo) -> str | None:
+        """What the last name of the path points to, if it is a link; all on the way is here."""
+        return resolve_here(repo, self.uri).destination
+
+    def _folder_size(self, repo: Repo, cid: CID) -> tuple[int | None, int | None]:
+        """Bytes of all files in a folder whose first block is here; and of all blocks, as that states them."""
+        from kachery_p2p.dag.nodes import dag_size
+
+        root = repo.inventory.get(cid)
+        size = root.size if root is not None and root.whole and not root.problem else Sizes(repo).folder(cid)
+        block = repo.get_block(cid.multihash)
+        return size, None if block is None else dag_size(cid, block)
+
+    def look(self) -> LoadResult:
+        """What the URI leads to, as the node has it for "info"; a link at its end is not followed."""
+        return self.ask("info", follow=False)
 
     def _info(
         self,
         cid: CID,
         size: int | None,
+        destination: str | None = None,
         *,
+        directory: bool = False,
+        dag_size: int | None = None,
         path: str | None = None,
         local: bool = False,
         sources: Mapping[str, int] | None = None,
@@ -315,8 +365,10 @@ class Request:
         return {
             "uri": str(self.uri),
             "cid": str(cid),
-            "kind": "directory" if size is None else "file",
+            "kind": "directory" if directory else "file",
             "size": size,
+            "dag_size": dag_size,
+            "destination": destination,
             "label": self.uri.label,
             "sources": dict(sources or {}),
             "local": local,
@@ -344,7 +396,11 @@ class Request:
                     seen.add(entry.cid.multihash)
                     if is_local_directory(repo, entry.cid):
                         waiting.append(entry.cid)
-                    elif repo.file_size(entry.cid) is None and repo.get_block(entry.cid.multihash) is None:
+                    elif (
+                        repo.file_size(entry.cid) is None
+                        and repo.get_block(entry.cid.multihash) is None
+                        and not finished(repo, entry.cid)
+                    ):
                         return False
             except (BlockNotLocal, DamagedFile):
                 return False

@@ -38,12 +38,14 @@ from kachery_cloud.local import (
 )
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
+from kachery_cloud.sizes import Sizes
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import AGE, ContentURI, check_label, parse_uri
 from kachery_cloud.visibility import check_widening
 from kachery_p2p.access.audience import PUBLIC
 from kachery_p2p.addresses import Reach, reach
 from kachery_p2p.oserrors import explained
+from kachery_p2p.protocols import HOSTS
 
 if TYPE_CHECKING:
     from kachery_cloud.node.status_messages import RunningNode
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
 
 #: Of each kind: one of IPv4 and one of IPv6, or two networks, or two relays.
 MAX_OF_A_KIND = 2
-_HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 #: Characters of an address. One through a relay, with two peer IDs, has some 170.
 MAX_ADDRESS = 250
 #: Characters of a label as it is encoded. A longer one is a text, not a name, and would not leave room in a QR code.
@@ -123,7 +124,7 @@ class Share:
 
     Attributes:
         uri: with the addresses.
-        size: in bytes; of a directory, of all its blocks.
+        size: in bytes; of a directory, of all files in it, or of all its blocks where not all of it is here.
         title: for people.
         day: on which it was stored, or came here.
         reachable: who can load it now.
@@ -350,7 +351,7 @@ def _kind(address: str) -> str:
         (where, host), (transport, _), *rest = split(address)
     except (InvalidAddress, ValueError):  # it has no two parts
         return ""
-    if where not in _HOSTS or transport != "tcp" or host is None:
+    if where not in HOSTS or transport != "tcp" or host is None:
         return ""
     far = reach(host)
     if ("p2p-circuit", None) in rest:
@@ -447,7 +448,9 @@ def _look(repo: Repo, uri: ContentURI) -> tuple[CID, int]:
     try:
         found = find_local(repo, uri)
     except IsADirectory:
-        return (cid := resolve_local(repo, uri)), _directory_size(repo, cid)
+        cid = resolve_local(repo, uri)
+        size = Sizes(repo).folder(cid)
+        return cid, _directory_size(repo, cid) if size is None else size
     return found.cid, found.size
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kachery_cloud.answers import Elsewhere, Here, PinCounts, Running, SharedDirectory, Stopped, Trouble
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.auditing import visible_now
-from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
+from kachery_cloud.errors import ContentNotFound, DamagedFile, InvalidArgument, IsADirectory, KacheryError, NoPermission
 from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
 from kachery_cloud.pinning import outbox
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
-from kachery_cloud.uri import check_peer_addresses, parse_uri
+from kachery_cloud.uri import check_peer_addresses, parse_listed, parse_uri
 from kachery_p2p.json_shapes import to_json
 
 if TYPE_CHECKING:
@@ -359,16 +359,23 @@ def _damaged(config: Config) -> list[str]:
     return [f"{things} found to be damaged, changed or missing. What, and what to do: kachery-cloud verify"]
 
 
-def repair(uris: Sequence[str] | None = None) -> dict[str, Any]:
+def repair(
+    uris: Sequence[str] | None = None, *, providers: Sequence[str] = (), timeout: float | None = None
+) -> dict[str, Any]:
     """Put a data directory right whose databases were lost or damaged; or bring files back that `verify` names.
 
     With `uris`, of files and folders: what is damaged or missing of them is loaded again from others. Damaged copies
-    are set aside, and what is right in them is not fetched.
+    are set aside, and what is right in them is not fetched. What a linked file has is copied from that.
 
     Without, the catalog is made anew from the files beside it: everything that was stored or loaded, and every linked
     file, is read and compared with its hash. The list of what is to be pinned, and what the node has learned about the
     network, are made anew if they are damaged. What was damaged is kept in the folder `damaged`. No other program may
     use the directory meanwhile.
+
+    Args:
+        uris: of what is to be brought back, as `verify` names it; None for all of the data directory.
+        providers: with `uris`: multiaddrs of peers to ask, besides those that are found and those that a URI names.
+        timeout: with `uris`: seconds of silence after which it is given up; 60 by default.
 
     Returns:
         "files", "linked_files" and "directories" (how many are here now), "problems" (each a `Problem(cid, path, what,
@@ -379,13 +386,16 @@ def repair(uris: Sequence[str] | None = None) -> dict[str, Any]:
     Raises:
         RepoBusy: a node runs in this directory; with `uris` it does no harm.
         ContentNotFound: with `uris`: nobody has what is missing.
+        InvalidArgument: `providers` or `timeout` without `uris`.
 
     Example:
         >>> kcl.repair()["directories"]
         3
     """
     if uris is not None:
-        return {"problems": _load_again(text_list(uris, "uris"))}
+        return {"problems": _load_again(text_list(uris, "uris"), providers, timeout)}
+    if len(providers) or timeout is not None:
+        raise InvalidArgument("providers and timeout are for what is loaded again: name the URIs of that, too.")
     from kachery_cloud.local import close_repositories
     from kachery_p2p.pinning.outbox import OUTBOX_NAME
     from kachery_p2p.pinning.repair import repair_outbox
@@ -409,21 +419,29 @@ def repair(uris: Sequence[str] | None = None) -> dict[str, Any]:
     }
 
 
-def _load_again(uris: Sequence[str]) -> list[Problem]:
+def _load_again(uris: Sequence[str], providers: Sequence[str], timeout: float | None) -> list[Problem]:
     """Load what is damaged or missing of some URIs again; what is still wrong then."""
     from kachery_cloud.request import Request
 
     repo = repository(load_config())
     for uri in uris:
-        request = Request(uri)
+        request = Request(uri, providers=providers, timeout=timeout)
         cid = _cid_here(repo, request.uri)
-        problems = [problem for problem in repo.verify([cid]) if problem.what != "changed"]
-        for problem in problems:
-            if problem.cid.to_v1() != cid.to_v1() or not is_local_directory(repo, cid):
-                repo.quarantine(problem.cid)
-        if problems:
-            request.ask("directory" if is_local_directory(repo, cid) else "file")
+        is_directory = is_local_directory(repo, cid)
+        mended = [_mended(repo, cid, problem) for problem in repo.verify([cid]) if problem.what != "changed"]
+        if not all(mended):
+            request.ask("directory" if is_directory else "file")
     return repo.verify([_cid_here(repo, parse_uri(uri)) for uri in uris])
+
+
+def _mended(repo: Repo, cid: CID, problem: Problem) -> bool:
+    """Whether something wrong with a file, or with one in a directory, could be put right without others."""
+    if problem.cid.to_v1() == cid.to_v1() and is_local_directory(repo, cid):
+        return False
+    if problem.what == "unknown":  # what is here may be right or not, and nothing here tells
+        repo.quarantine(problem.cid)
+        return False
+    return repo.mend(problem.cid)
 
 
 def _cid_here(repo: Repo, uri: ContentURI) -> CID:
@@ -456,7 +474,7 @@ def verify(uris: Sequence[str] | None = None) -> list[Problem]:
 
 def iter_problems(uris: Sequence[str] | None = None) -> Iterator[Problem]:
     """What `verify` finds, each as soon as it is found: for whoever may be interrupted."""
-    parsed = None if uris is None else [parse_uri(uri) for uri in text_list(uris, "uris")]
+    parsed = None if uris is None else [parse_listed(uri) for uri in text_list(uris, "uris")]
     repo = repository(load_config())
     cids = None if parsed is None else [_cid_here(repo, uri) for uri in parsed]
     with progress_bar("Verifying") as update:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -73,6 +74,8 @@ EXPECTED = "Expected ipfs://<cid>, ipfs://<cid>/<path>, /ipfs/<cid> or a CID alo
 _MAX_LENGTH = 16_384
 #: The rest is for a path and providers.
 _MAX_LABEL = _MAX_LENGTH // 2
+#: A word that is longer is hardly what a file is called.
+_LONGEST_NAME = 40
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,25 @@ def parse_uri(uri: str) -> ContentURI:
     found = ContentURI(str(cid), path, said.label, tuple(said.providers), tuple(said.groups), encryption, key)
     found.__dict__["root"] = cid  # it is parsed already
     return found
+
+
+def parse_listed(uri: str) -> ContentURI:
+    """The URI of something that is to be on this machine, as `parse_uri`. For other text it says how it is found.
+
+    Raises:
+        InvalidURI, InvalidCID, UnsupportedCID: as for `parse_uri`.
+    """
+    try:
+        return parse_uri(uri)
+    except (InvalidURI, InvalidCID):
+        name = os.path.basename(uri.rstrip("/")) if isinstance(uri, str) else ""
+        is_cid = len(name) > _LONGEST_NAME and name == uri and "." not in name  # with a mistake in it
+        if not name.strip() or is_cid or "://" in uri or re.match(r"/?ip[fn]s[:/]", uri, re.IGNORECASE):
+            raise
+    raise InvalidURI(
+        f"{shown(uri)} is not a URI. What is here is named by its URI, which is found by its label or path: "
+        f"kachery-cloud list --find {shlex.quote(name)} (in Python: list(find=...))."
+    )
 
 
 @dataclass(frozen=True)

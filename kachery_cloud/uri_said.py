@@ -19,7 +19,7 @@ _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
 AGE = "age"
 #: The parameters of a query.
 _PARAMETERS = ("label", "provider", "group", "encryption")
-#: Groups of one URI: nobody shares one thing with more, and each is asked for.
+#: Groups of one URI, and so for which one thing can be at once: each is asked for.
 MAX_GROUPS = 16
 
 

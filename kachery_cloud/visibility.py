@@ -19,7 +19,7 @@ from kachery_cloud.inventory_removal import writable
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import ContentURI, format_uri, parse_uri
+from kachery_cloud.uri import ContentURI, format_uri, parse_listed, parse_uri
 from kachery_p2p.access.audience import Audience
 from kachery_p2p.text import shown
 
@@ -57,7 +57,7 @@ def set_visibility(uri: str, to: To) -> str:
         'ipfs://bafybeih...'
     """
     config = load_config()
-    changed = change(config, parse_uri(uri), to)
+    changed = change(config, parse_listed(uri), to)
     for warning in changed.warnings:
         tell(warning)
     return changed.uri

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddressInUse",
     "BlockTooLarge",
+    "BrokenLink",
     "ContentNotFound",
     "DamagedFile",
     "DamagedRepo",
@@ -186,6 +187,13 @@ class PathNotFound(KacheryError, FileNotFoundError):
     errno: int | None = ENOENT
     strerror: str | None = os.strerror(ENOENT)
     exit_code = 3
+
+
+class BrokenLink(PathNotFound):
+    """Raised when a path goes through a symbolic link of a directory that leads out of it, nowhere, or in a circle.
+
+    Says where the link points, and what can be done.
+    """
 
 
 # --- local data ----------------------------------------------------------------------------------------------------

@@ -465,3 +465,8 @@ class SQLiteFile:
 def _switch_to_wal(db: sqlite3.Connection) -> None:
     if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         db.execute("PRAGMA journal_mode=WAL")
+
+
+def storable(text: str) -> str:
+    """Text as a database takes it: half a character (a lone surrogate) is in no name, and becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")

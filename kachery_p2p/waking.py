@@ -1,4 +1,4 @@
-"""How a task tells other tasks that something has changed. There are two ways, and no third.
+"""How a task tells other tasks that something has changed. There are three ways, and no fourth.
 
 - `Signal` is for a condition that several tasks may wait for. It remembers nothing: a waiter looks at its condition,
   waits, and looks again. Because trio switches tasks at checkpoints only, nothing can change between the look and the
@@ -10,9 +10,12 @@
 - `Flag` is for a task that has work to do now and then. It remembers that it was set until the task takes it, however
   often it was set meanwhile.
 
-Something that happens once and stays so (closed, ready) is a `trio.Event`.
+- `Changes` is a `Signal` that counts, for who looks at something in a thread, say, and must miss nothing of what
+  happens meanwhile: it waits with the count from before the look.
 
-Both belong to one event loop. From another thread, go through `trio.from_thread` or a `TrioToken`.
+Something that happens once and stays so (closed, ready) is a `trio.Event`; one is never put in the place of another.
+
+All belong to one event loop. From another thread, go through `trio.from_thread` or a `TrioToken`.
 """
 
 from __future__ import annotations
@@ -70,3 +73,27 @@ class Flag:
     def clear(self) -> None:
         """Forget that it was set."""
         self._set = False
+
+
+class Changes:
+    """Counts what has happened.
+
+    Attributes:
+        count: how often `happened` was called.
+    """
+
+    __slots__ = ("_signal", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._signal = Signal()
+
+    def happened(self) -> None:
+        """Count one more, and wake all that wait."""
+        self.count += 1
+        self._signal.notify()
+
+    async def wait(self, seen: int) -> None:
+        """Wait until more has happened than `count` was when it was `seen`; not at all where it has by now."""
+        while self.count == seen:
+            await self._signal.wait()

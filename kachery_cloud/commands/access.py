@@ -45,11 +45,11 @@ def visibility(uri: str, to: tuple[str, ...], as_json: bool) -> None:
     """  # noqa: D301
     from kachery_cloud.audiences import sentence, words_here
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.uri import parse_uri
+    from kachery_cloud.uri import parse_listed
     from kachery_cloud.visibility import change, shown_now
 
     config = load_config()
-    parsed = parse_uri(uri)
+    parsed = parse_listed(uri)
     if not to:
         now = shown_now(config, parsed)
         print_result(as_json, now.uri, uri=now.uri, visibility=list(words_here(config, now.audience)))

@@ -134,7 +134,7 @@ def _sign_in(front: Console, as_json: bool) -> None:
 
 
 def _register(node: str, label: str, front: Console, as_json: bool) -> None:
-    from kachery_cloud.commands.pin_services import say_to_restart
+    from kachery_cloud.commands.pin_services import say_to_reload
     from kachery_cloud.initialising import register_here
 
     try:
@@ -154,11 +154,11 @@ def _register(node: str, label: str, front: Console, as_json: bool) -> None:
         return
     click.echo(f"This machine is registered with {lab.name} as {lab.label}. It belongs to {person}.")
     click.echo(f"What is stored here is pinned there from now on (pinning service {lab.service}).", err=True)
-    say_to_restart()
+    say_to_reload()
 
 
 def _forget(node: str, as_json: bool) -> dict[str, Any]:
-    from kachery_cloud.commands.pin_services import say_to_restart
+    from kachery_cloud.commands.pin_services import say_to_reload
     from kachery_cloud.initialising import identity_here
     from kachery_cloud.ownership.registering import forget
     from kachery_cloud.settings.config import load_config
@@ -172,7 +172,7 @@ def _forget(node: str, as_json: bool) -> dict[str, Any]:
                 f"{found.url} could not be told, so it still lists this machine; its owner can remove it on its page.",
                 err=True,
             )
-        say_to_restart()
+        say_to_reload()
     return {"url": found.url, "name": found.name, "told": found.told}
 
 

@@ -7,14 +7,13 @@ import json
 import click
 
 from kachery_cloud.commands.support import command, json_option
-
-_SORTS = ("added", "used", "size", "label", "kind")
+from kachery_cloud.inventory_tables import SORTS
 
 
 @command("list")
 @click.option("--find", metavar="TEXT", help="Only what has this text in its label, URI or path.")
 @click.option(
-    "--sort", type=click.Choice(_SORTS), default="added", show_default=True, help="The newest or largest comes first."
+    "--sort", type=click.Choice(SORTS), default="added", show_default=True, help="The newest or largest comes first."
 )
 @click.option("--reverse", is_flag=True, help="The other way round.")
 @click.option("--own", is_flag=True, help="Only what is in your own data directory, not in shared ones.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import click
 
@@ -41,7 +42,7 @@ def rm(uris: tuple[str, ...], force: bool, peers: tuple[str, ...], timeout: floa
     removed: list[object] = []
     failures: list[dict[str, str]] = []
     failed: KacheryError | None = None
-    for uri in uris:
+    for uri in _each_once(uris):
         try:
             done = remove(uri, force=force, providers=peers, timeout=timeout)
         except KacheryError as error:
@@ -56,15 +57,37 @@ def rm(uris: tuple[str, ...], force: bool, peers: tuple[str, ...], timeout: floa
             raise Stopped(_INTERRUPTED, removed=removed) from None
         removed.append(to_json(done))
         if not as_json:
-            stays = f", {done.shared:,} files of it stay, because something else has them" if done.shared else ""
-            click.echo(
-                f"Removed {printable(done.label or done.uri)}: {size_text(done.freed)} free{stays} ({done.why})."
-            )
+            name, stays = printable(done.label or done.uri), _stays(done.shared)
+            click.echo(f"Removed {name}: {size_text(done.freed)} free{stays} ({done.why}).")
     if as_json:
         error = {} if failed is None else {"error": failures[0], "failed": failures}
         click.echo(json.dumps({**error, "ok": failed is None, "removed": removed}))
     if failed is not None:
         raise click.exceptions.Exit(failed.exit_code)
+
+
+def _each_once(uris: Sequence[str]) -> list[str]:
+    """The URIs without those that name once more what one before them names."""
+    from kachery_cloud.uri import parse_uri
+
+    found: dict[object, str] = {}
+    for uri in uris:
+        try:
+            parsed = parse_uri(uri)
+        except KacheryError:  # the removal says what is wrong with it
+            found.setdefault(uri, uri)
+        else:
+            found.setdefault((parsed.root.to_v1(), parsed.path), uri)
+    return list(found.values())
+
+
+def _stays(shared: int) -> str:
+    """How many files of something that was removed are still here, as the end of a sentence."""
+    if not shared:
+        return ""
+    if shared == 1:
+        return ", 1 file of it stays, because something else has it"
+    return f", {shared:,} files of it stay, because something else has them"
 
 
 @command("gc", _INTERRUPTED)

@@ -183,7 +183,10 @@ def cat(
 def ls(
     uri: str | None, tree: bool, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool
 ) -> None:
-    """List a folder: size and name of each entry. Folders end with / and have the size of all that is in them.
+    """List a folder: size and name of each entry. Folders end with / and have the size of all files in them.
+
+    Nothing is fetched to find out sizes: where what is here does not tell one, it is about what the folder states, a
+    little more than the contents. Links end with @ and where they point. Of a file, one line is shown.
 
     Without a URI it lists what is on this machine, as the list command does.
 
@@ -207,10 +210,13 @@ def ls(
     if as_json:
         click.echo(json.dumps({"uri": without_key(uri), "entries": [to_json(entry) for entry in found]}))
         return
-    width = max((len(_size_text(entry.size)) for entry in found), default=0)
+    width = max((len(_size_text(entry.size, entry.dag_size)) for entry in found), default=0)
     for entry in found:
-        end = {"directory": "/", "link": "@"}.get(entry.kind, "")
-        click.echo(f"{_size_text(entry.size):>{width}}  {'  ' * entry.depth}{printable(entry.name)}{end}")
+        end = {"directory": "/", "link": "@"}.get(entry.kind or "", "")
+        if entry.destination:
+            end += f" -> {printable(entry.destination)}"
+        size = _size_text(entry.size, entry.dag_size)
+        click.echo(f"{size:>{width}}  {'  ' * entry.depth}{printable(entry.name)}{end}")
 
 
 @command("info", LOAD_INTERRUPTED)
@@ -236,8 +242,11 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
     shown = {
         # It may be copied into a shell.
         "uri": parse_uri(found["uri"]).pasteable if found["cid"] else found["uri"],
+        "link to": found["destination"],
         **{key: found.get(key) for key in ("cid", "kind", "encryption")},
-        "size": None if found["size"] is None else f"{found['size']:,} bytes",
+        "size": None
+        if found["size"] is None and found["dag_size"] is None
+        else f"{_size_text(found['size'], found['dag_size'])} bytes",
         **{key: found[key] for key in ("label", "local", "path", "shared")},
         "kept": found.get("kept"),
         "labels": ", ".join(label for label in found.get("labels", ()) if label != found["label"]) or None,
@@ -254,5 +263,8 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
             click.echo(f"{key + ':':<8} {text}")
 
 
-def _size_text(size: int | None) -> str:
-    return "?" if size is None else f"{size:,}"
+def _size_text(size: int | None, dag_size: int | None) -> str:
+    """The size of contents; where that is not known, about what all their blocks take."""
+    if size is not None:
+        return f"{size:,}"
+    return "?" if dag_size is None else f"about {dag_size:,}"

@@ -60,8 +60,8 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     """List who has a file or directory: how they were found, where they are and how far. Loads nothing.
 
     Says first whether it is on this machine. Then each peer is printed as soon as it answers, once, with all that had
-    named it by then. Those that are said to have it and did not answer come last. Ctrl-C ends the search. Ends with
-    exit code 3 when nobody is found to have it.
+    named it by then; on a terminal, what names it later is told at the end. Those that are said to have it and did not
+    answer come last. Ctrl-C ends the search. Ends with exit code 3 when nobody is found to have it.
 
     With --json each is an object on a line of its own, those that do not have it, too.
 
@@ -119,7 +119,11 @@ def _json_row(row: Whereabouts, before: Whereabouts | None) -> None:
 
 
 def _row_printer() -> Callable[[Whereabouts, Whereabouts | None], None]:
-    """A function that prints rows for people: in columns on a terminal, as sentences elsewhere."""
+    """A function that prints rows for people: in columns on a terminal, as sentences elsewhere.
+
+    On a terminal a peer that more is known of gets one more line. Elsewhere each is printed once, so that lines can be
+    counted.
+    """
     from kachery_cloud.commands.whereis_text import heading, later_line, may_have_it, row_lines
 
     columns = sys.stdout.isatty()
@@ -128,6 +132,8 @@ def _row_printer() -> Callable[[Whereabouts, Whereabouts | None], None]:
     def show(row: Whereabouts, before: Whereabouts | None) -> None:
         nonlocal headed
         if before is not None and may_have_it(before):
+            if not columns:
+                return
             lines = [later_line(before, row)] if row.has == before.has else row_lines(row, columns=columns)
         else:
             lines = row_lines(row, columns=columns)

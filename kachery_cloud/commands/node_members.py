@@ -51,8 +51,9 @@ def members_invite(
         kachery-cloud-node members invite "Alice Liddell" --administrator
         kachery-cloud-node members invite Bob --email bob@example.org --quota 200GB
     """  # noqa: D301
-    from kachery_cloud.lab.answers import email_of, text_of, time_text
+    from kachery_cloud.lab.answers import email_of, text_of
     from kachery_cloud.lab.limits import MAX_NAME
+    from kachery_cloud.utc import time_text
 
     lab = _open()
     name = _checked(text_of, name, "The name", MAX_NAME)

@@ -117,8 +117,8 @@ def _save(kept: Kept, path: Path) -> None:
 
 
 def _print(found: Owner, as_json: bool) -> None:
-    from kachery_cloud.ownership.archive import time_text
     from kachery_cloud.ownership.sign_in import name_of
+    from kachery_cloud.utc import time_text
 
     signed_in = time_text(found.signed_in)
     if as_json:

@@ -93,7 +93,7 @@ def service_add(
         click.echo(json.dumps(made))
         return
     _print_services([made])
-    say_to_restart()
+    say_to_reload()
 
 
 @command("list")
@@ -148,7 +148,7 @@ def service_remove(name: str, as_json: bool) -> None:
             f"{left} entries of kachery-cloud-pins are for this service; nothing more happens to them.", err=True
         )
     if not as_json:
-        say_to_restart()
+        say_to_reload()
 
 
 for _each in (service_add, service_list, service_remove):
@@ -205,9 +205,10 @@ def _print_services(found: Sequence[dict[str, Any]]) -> None:
         click.echo(line)
 
 
-def say_to_restart() -> None:
-    """Say that a node which runs goes on with the settings that it was started with, where one does."""
+def say_to_reload() -> None:
+    """Say how a node which runs takes up the settings that have changed, where one does."""
     from kachery_cloud.node.connection import ask_running_node
+    from kachery_cloud.node.reloading import HOW_TO_RELOAD
     from kachery_cloud.node.status_messages import STATUS
     from kachery_cloud.settings.config import load_config
 
@@ -215,4 +216,4 @@ def say_to_restart() -> None:
         ask_running_node(load_config(), STATUS)
     except KacheryError:
         return
-    click.echo("A node is running here. It reads its settings when it starts: stop it and start it again.", err=True)
+    click.echo(f"A node is running here. {HOW_TO_RELOAD}", err=True)

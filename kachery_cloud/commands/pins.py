@@ -205,7 +205,6 @@ def finish_store(
         The exit code.
     """
     from kachery_cloud import pinning as api
-    from kachery_cloud.commands.pins_text import on_their_way
     from kachery_cloud.encryption.leaving import pinned_root
 
     cid = pinned_root(config, cid)
@@ -217,7 +216,7 @@ def finish_store(
         stored.update(_as_json(waited))
     else:
         if not waited.interrupted:
-            for line in on_their_way([row for row in waited.rows if row.claimed or waited.error is None]):
+            for line in api.on_their_way([row for row in waited.rows if row.claimed or waited.error is None]):
                 click.echo(line, err=True)
         tell_waited(waited)
         if not wait:
@@ -227,7 +226,7 @@ def finish_store(
 
 def tell_waited(waited: Waited) -> None:
     """Say on stderr what came of waiting, where there is something to say."""
-    from kachery_cloud.commands.pins_text import on_their_way
+    from kachery_cloud.pinning import on_their_way
 
     if waited.interrupted:
         left = [row for row in waited.rows if not row.claimed]
@@ -308,7 +307,7 @@ def say_if_nobody_works(found: Sequence[PinEntry]) -> None:
 def _watched(config: Config, cid: CID, names: Sequence[str]) -> Iterator[None]:
     """While this lasts, say once why it is not done yet; and on a terminal show how far the services are."""
     from kachery_cloud import pinning as api
-    from kachery_cloud.commands.pins_text import on_their_way, status_phrase
+    from kachery_cloud.commands.pins_text import status_phrase
 
     done = threading.Event()
     told: set[tuple[str, str]] = set()
@@ -318,7 +317,7 @@ def _watched(config: Config, cid: CID, names: Sequence[str]) -> Iterator[None]:
         new = [row for row in found if row.last_error and row.state != "refused"]
         new = [row for row in new if (row.service, row.problem) not in told]
         told.update((row.service, row.problem) for row in new)
-        return on_their_way(new)
+        return api.on_their_way(new)
 
     def say() -> None:
         while not done.wait(_SHOW_SECONDS):

@@ -21,21 +21,6 @@ _WORDS = {
     "uploading": "sending",
     "failed": "trying again",
 }
-#: What is still to come of a state, for those who wait.
-_MEANINGS = {
-    "waiting": "waits for its turn",
-    "uploading": "is being sent",
-    "queued": "is queued at the service",
-    "pinning": "is being fetched by the service",
-    "pinned": "is there, as the service says; no block was fetched back yet",
-    "verified": "is there: a block was fetched back",
-    "failed": "failed and is tried again",
-    "refused": "was refused",
-    "removing": "is being removed",
-    "removed": "was removed",
-}
-#: Of what was there, and of which the service could not say now whether it still is.
-_WAS_THERE = "was there on {day}, when a block was last fetched back; whether it still is could not be seen now"
 #: The order in which a summary names them: what wants the user first.
 _ORDER = (
     "refused", "failed", "waiting", "uploading", "queued", "pinning", "removing", "pinned", "verified",
@@ -58,18 +43,6 @@ def pin_lines(rows: Sequence[PinEntry]) -> list[str]:
 def status_phrase(rows: Sequence[PinEntry]) -> str:
     """How far each service is, as in `filebase: queued, lab: verified`."""
     return printable(", ".join(f"{row.service}: {_word(row)}" for row in rows))
-
-
-def on_their_way(rows: Sequence[PinEntry]) -> list[str]:
-    """A sentence for each row that is not as far as was waited for."""
-    lines = []
-    for row in rows:
-        why = f" ({row.last_error})" if row.last_error else ""
-        meaning = _MEANINGS.get(row.state, row.state)
-        if row.state == "pinned" and row.verified is not None:
-            meaning = _WAS_THERE.format(day=time.strftime("%Y-%m-%d", time.localtime(row.verified)))
-        lines.append(printable(f"{row.service}: ipfs://{row.cid} {meaning}{why}"))
-    return lines
 
 
 def summary_phrase(counts: Mapping[str, int]) -> str:

@@ -18,7 +18,8 @@ def settings(names: tuple[str, ...], as_json: bool) -> None:
     """List all settings, or those named, with their values on this machine, and where these come from.
 
     A setting is an environment variable, or a key of config.json in the data directory; the variable goes before the
-    file. Tokens are not shown. A node that runs goes by the settings with which it was started.
+    file. Tokens are not shown. A node that runs goes by the settings with which it was started, until some of them are
+    taken up by `kachery-cloud-node reload`, which says which.
 
     \b
     Examples:
@@ -68,7 +69,7 @@ def _words(value: Any) -> str:
         return "default"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
 
 
 def _plain(text: str) -> str:

@@ -179,6 +179,55 @@ class Command(_Common):
     """A command."""
 
 
+#: What newcomers type, from other programs, and what does that here; those that the group in question has are offered.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "add": ("store", "link"),
+    "clean": ("gc",),
+    "clone": ("get",),
+    "config": ("settings",),
+    "copy": ("get", "load"),
+    "daemon": ("node",),
+    "delete": ("rm", "remove"),
+    "df": ("du",),
+    "dir": ("ls", "list"),
+    "download": ("get", "load"),
+    "erase": ("rm", "remove"),
+    "fetch": ("get", "load"),
+    "find": ("list", "whereis"),
+    "forget": ("rm", "remove"),
+    "fsck": ("verify", "doctor"),
+    "ls": ("list",),
+    "locate": ("whereis",),
+    "mv": ("move",),
+    "new": ("create", "init"),
+    "open": ("cat", "get"),
+    "permissions": ("visibility", "access"),
+    "pin": ("pins",),
+    "prune": ("gc",),
+    "pull": ("get", "load"),
+    "purge": ("gc", "rm"),
+    "push": ("store", "share"),
+    "put": ("store",),
+    "read": ("cat", "load"),
+    "remove": ("rm", "remove"),
+    "rm": ("remove",),
+    "run": ("node",),
+    "save": ("store",),
+    "search": ("list", "whereis"),
+    "serve": ("node",),
+    "setup": ("init",),
+    "show": ("info", "cat"),
+    "size": ("du", "info"),
+    "space": ("du",),
+    "start": ("node",),
+    "stat": ("info",),
+    "state": ("status",),
+    "unpin": ("pins",),
+    "upload": ("store", "share"),
+    "who": ("whereis",),
+}
+
+
 class Group(_Common, click.Group):
     """A group of commands."""
 
@@ -191,8 +240,10 @@ class Group(_Common, click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx))
-            if not near or near[0] in error.message:
+            names = self.list_commands(ctx)
+            meant = [name for name in SYNONYMS.get(args[0].lower(), ()) if name in names]
+            near = meant or difflib.get_close_matches(args[0], names)
+            if not near or (not meant and near[0] in error.message):
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
 

@@ -45,11 +45,23 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
 
 @command("repair", "Interrupted. Run the command again: what was brought back is kept.")
 @click.argument("uris", nargs=-1, metavar="[URI]...")
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    metavar="MULTIADDR",
+    help="Load what URIs name from this peer, e.g. /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW... May be given several "
+    "times.",
+)
+@click.option(
+    "--timeout", type=float, metavar="SECONDS", help="Give up when nothing arrives for so long. [default: 60]"
+)
 @json_option
-def repair(uris: tuple[str, ...], as_json: bool) -> None:
+def repair(uris: tuple[str, ...], peers: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
     """Bring back what verify names; without a URI, everything, after a database was lost or damaged.
 
-    With URIs, what is damaged or missing of them is loaded again from others; only what is wrong is fetched.
+    With URIs, what is damaged or missing of them is loaded again from others, or copied from a file that is linked;
+    only what is wrong is fetched.
 
     Without, it reads all stored and linked files, compares them with their hashes, and makes the catalog anew; so it
     takes as long as verify. The list of what is to be pinned is made anew from what can be read of it. Damaged files
@@ -57,12 +69,15 @@ def repair(uris: tuple[str, ...], as_json: bool) -> None:
     could not be brought back, and says what.
 
     \b
-    Example:
+    Examples:
         kachery-cloud repair
+        kachery-cloud repair ipfs://bafy... --peer /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW...
     """  # noqa: D301
     from kachery_cloud.upkeep import repair as run
 
-    found = run(uris or None)
+    if not uris and (peers or timeout is not None):
+        raise click.UsageError("--peer and --timeout are for what is loaded again: name the URIs of that, too.")
+    found = run(uris or None, providers=peers, timeout=timeout)
     problems = found.pop("problems")
     if uris:
         if as_json:

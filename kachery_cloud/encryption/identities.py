@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from kachery_p2p import private
 from kachery_p2p.membership.ids import derived_key
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
+from kachery_p2p.repo.keys import may_keep_identity
 from kachery_p2p.repo.wholefile import write_new
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def own_identity(config: Config) -> X25519Identity:
     path = config.directory / KEY_NAME
     with explained("making the key file", path):
         private.make_directory(config.directory)
-        if not _may_keep(config.directory):
+        if not may_keep_identity(config.directory):
             raise NoPermission(
                 f"{config.directory} belongs to another user, whose key {path.name} is. Use a data directory of your "
                 "own to encrypt (KACHERY_CLOUD_DIR), or name whom it is for (encrypt='age1...')."
@@ -86,7 +87,7 @@ def kept_identity(config: Config) -> X25519Identity | None:
         ConfigError: the file is damaged.
     """
     path = config.directory / KEY_NAME
-    if not path.exists() or not _may_keep(config.directory):
+    if not path.exists() or not may_keep_identity(config.directory):
         return None
     with explained("reading the key file", path):
         private.make_private(path)
@@ -94,10 +95,6 @@ def kept_identity(config: Config) -> X25519Identity | None:
     if not isinstance(found, X25519Identity):
         raise ConfigError(f"{path} is no age key. Put back a copy, or move it away: then a new one is made.")
     return found
-
-
-def _may_keep(directory: Path) -> bool:
-    return private.is_ours(directory) or (os.name == "posix" and os.geteuid() == 0)
 
 
 # --- files of keys ---------------------------------------------------------------------------------------------------
@@ -201,7 +198,6 @@ class Keyring:
         config: of the data directory.
         link: the key of a link.
         secrets: those of the groups that this machine is or was in.
-        ask: asks for a passphrase; None where nobody can be asked.
     """
 
     def __init__(
@@ -210,12 +206,10 @@ class Keyring:
         link: str | None = None,
         *,
         secrets: Secrets | None = None,
-        ask: Callable[[str], str | None] | None = ask_passphrase,
     ) -> None:
         self._config = config
         self._link = link
         self._groups = {} if secrets is None else secrets.known
-        self._ask = ask
 
     def file_key(self, header: Header, name: str) -> bytes:
         """The file key of a file.
@@ -252,8 +246,8 @@ class Keyring:
 
     def _passphrase(self, name: str) -> Iterator[Identity]:
         given = given_passphrase()
-        if given is None and self._ask is not None:
-            given = self._ask(f"Passphrase of {name}")
+        if given is None:
+            given = ask_passphrase(f"Passphrase of {name}")
         if given is not None:
             yield Passphrase(given)
 

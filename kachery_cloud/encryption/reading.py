@@ -38,7 +38,10 @@ class AgeReader:
 
     Attributes:
         size: plain bytes.
+        chunk: plain bytes that are decrypted together.
     """
+
+    chunk = CHUNK
 
     def __init__(self, read: ReadRange, layout: Layout, key: ChunkKey) -> None:
         self._read = read

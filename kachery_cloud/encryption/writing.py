@@ -205,12 +205,3 @@ class _Guarded:
 
     def flush(self) -> None:
         """Nothing is held back here."""
-
-
-def encrypted_bytes(data: Buffer, recipients: Recipients) -> bytes:
-    """Some bytes as an age file, through memory."""
-    import io
-
-    out = io.BytesIO()
-    encrypt(io.BytesIO(data), out, recipients)
-    return out.getvalue()

@@ -33,9 +33,9 @@ from kachery_cloud.lab.answers import (
     quota_of,
     read_object,
     text_of,
-    time_text,
 )
 from kachery_cloud.lab.lab import Lab
+from kachery_cloud.utc import time_text
 from kachery_p2p import __version__
 
 

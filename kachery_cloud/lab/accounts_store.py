@@ -22,6 +22,7 @@ from kachery_cloud.lab.answers import conflict, forbidden, not_found
 from kachery_cloud.lab.database import LabDatabase, Tables
 from kachery_p2p.pinning.server.requests import Refusal
 from kachery_p2p.pinning.server.store import PinStore
+from kachery_p2p.sqlite import storable
 
 Role = Literal["member", "administrator"]
 ROLES: tuple[Role, ...] = ("member", "administrator")
@@ -173,7 +174,7 @@ class Accounts:
         """The members who have a text for id, e-mail address or name."""
         rows = self._database.all(
             f"SELECT {_MEMBER} FROM members WHERE removed IS NULL AND (id = ?1 OR email = ?2 OR name = ?1) ORDER BY id",
-            (_text(text), _text(text).casefold()),
+            (storable(text), storable(text).casefold()),
         )
         return [_member(row) for row in rows]
 
@@ -330,7 +331,7 @@ class Accounts:
 
     def client(self, peer: str) -> Client | None:
         """A client by its peer ID."""
-        row = self._database.one(f"SELECT {_CLIENT} FROM clients WHERE peer = ?", (_text(peer),))
+        row = self._database.one(f"SELECT {_CLIENT} FROM clients WHERE peer = ?", (storable(peer),))
         return None if row is None else Client(*row)
 
     def proof(self, peer: str) -> str | None:
@@ -357,7 +358,7 @@ class Accounts:
         """
         with self._database.write() as db:
             count = db.execute(
-                "DELETE FROM clients WHERE peer = ?1 AND (?2 IS NULL OR member = ?2)", (_text(peer), member)
+                "DELETE FROM clients WHERE peer = ?1 AND (?2 IS NULL OR member = ?2)", (storable(peer), member)
             ).rowcount
         if count:
             self._pins.remove_token(CLIENT + peer)
@@ -388,11 +389,6 @@ class Accounts:
         for token in self._pins.tokens():
             if token.valid and token.name.startswith(CLIENT) and token.name not in known:
                 self._pins.remove_token(token.name)
-
-
-def _text(value: str) -> str:
-    """What a database takes: what no text can be is nobody's name."""
-    return value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _member(row: Sequence[object]) -> Member:

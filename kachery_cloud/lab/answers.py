@@ -10,7 +10,6 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any, cast
 
 import trio
@@ -60,11 +59,6 @@ def refused(refusal: Refusal) -> Response:
     """The answer to a request that is not carried out."""
     error = {"reason": refusal.reason, "details": refusal.details}
     return Json({"error": error}, refusal.status, dict(refusal.headers))
-
-
-def time_text(seconds: float) -> str:
-    """Seconds since 1970 as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(int(seconds), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # --- bodies ---------------------------------------------------------------------------------------------------------

@@ -20,11 +20,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from kachery_cloud.lab.answers import Json, bad_request, conflict, listed, not_found, query_of, time_text
+from kachery_cloud.lab.answers import (
+    Json,
+    bad_request,
+    conflict,
+    listed,
+    not_found,
+    query_of,
+)
 from kachery_cloud.lab.files import FileShown, Reader
 from kachery_cloud.lab.lab import Lab
 from kachery_cloud.lab.projects_rules import Operation
 from kachery_cloud.uri import format_uri
+from kachery_cloud.utc import time_text
 from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.gateway.server.content import Content, ResolvedPath

@@ -35,7 +35,7 @@ from kachery_cloud.lab.database import LabDatabase
 from kachery_cloud.lab.files import Files, Uploads
 from kachery_cloud.lab.invitations import Invitations
 from kachery_cloud.lab.nonces import Nonces
-from kachery_cloud.lab.openid import Provider
+from kachery_cloud.lab.openid import ProviderClient
 from kachery_cloud.lab.origins import host_of, is_loopback, normal
 from kachery_cloud.lab.projects import Projects
 from kachery_cloud.lab.rates import Rate
@@ -43,7 +43,7 @@ from kachery_cloud.lab.registrations import Registrations
 from kachery_cloud.lab.sessions import COOKIE, SECURE_COOKIE, Session, Sessions
 from kachery_cloud.lab.signed_requests import BadSignature, Signed, check
 from kachery_cloud.lab.usage_store import Usage
-from kachery_cloud.settings.secret_file import read_secret
+from kachery_cloud.settings.secret_file import client_secret
 from kachery_p2p.groups import group_of
 from kachery_p2p.node.pin_server import PinKeeper
 from kachery_p2p.node.served_log import LOG_NAME, ServedLog
@@ -428,19 +428,21 @@ class Lab:
             ConfigError: there is no secret where they say.
         """
         if config.openid_client_id:
-            _secret_of(config)
+            client_secret(config)
 
     def use(self, config: Config) -> None:
         """Take up those of some settings that need no restart (`reloaded`)."""
         self.config = replace(self.config, **{name: getattr(config, name) for name in _RELOADED})
 
-    def _provider(self) -> Provider | None:
+    def _provider(self) -> ProviderClient | None:
         config = self.config
         if not config.openid_client_id:
             return None
         self.check(config)  # what is wrong with the secret is said when the node starts
         # It is read anew for each sign-in: it may be changed meanwhile.
-        return Provider(config.openid_issuer, config.openid_client_id, lambda: _secret_of(self.config), wall=self.wall)
+        return ProviderClient(
+            config.openid_issuer, config.openid_client_id, lambda: client_secret(self.config), wall=self.wall
+        )
 
     # --- upkeep -----------------------------------------------------------------------------------------------------
 
@@ -470,11 +472,6 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _secret_of(config: Config) -> str:
-    path = config.openid_client_secret_file
-    return config.openid_client_secret if path is None else read_secret(path)
 
 
 def _take(rate: Rate, who: str) -> None:

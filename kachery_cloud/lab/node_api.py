@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from kachery_cloud.lab.answers import Json, query_of, time_text
+from kachery_cloud.lab.answers import Json, query_of
 from kachery_cloud.lab.lab import Lab
+from kachery_cloud.utc import time_text
 from kachery_p2p.pinning.server.keeper import ServiceFigures
 
 #: Peers of one answer: those that answer fastest.

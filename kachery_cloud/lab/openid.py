@@ -62,7 +62,7 @@ class Asking:
     verifier: str
 
 
-class Provider:
+class ProviderClient:
     """An OpenID provider.
 
     Args:

@@ -22,14 +22,16 @@ import trio
 
 from kachery_cloud.lab.accounts_store import CLIENT, Accounts, Member
 from kachery_cloud.lab.answers import conflict, forbidden, not_found
-from kachery_cloud.lab.projects_rules import Operation, ProjectRole, Standing, Visibility, allowed
+from kachery_cloud.lab.projects_rules import Operation, Standing, allowed
 from kachery_cloud.lab.projects_store import Project, ProjectsStore, no_project
+from kachery_cloud.lab_places import ProjectRole, Visibility
 from kachery_p2p.access.audience import PUBLIC
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, GroupError, KacheryError
 from kachery_p2p.membership.lists import Role
-from kachery_p2p.pinning.server.listing import PROJECT, OwnedPin, Sum
+from kachery_p2p.pinning.server.listing import PROJECT, Sum
 from kachery_p2p.units import HOUR
+from kachery_p2p.waking import Flag
 
 if TYPE_CHECKING:
     from kachery_cloud.lab.database import LabDatabase
@@ -101,7 +103,7 @@ class Projects:
         self._accounts = accounts
         self._pins = pins
         self._node = node
-        self._wake = trio.Event()
+        self._wake = Flag()
         self._sums = Remembered(pins.listing.by_project)
         self._changing = threading.Lock()
         if node is not None:
@@ -406,7 +408,6 @@ class Projects:
         try:
             task_status.started()
             while True:
-                self._wake = trio.Event()
                 before = self._node.groups.changes
                 try:
                     await trio.to_thread.run_sync(self.reconcile)
@@ -415,7 +416,7 @@ class Projects:
                 except KacheryError as error:
                     log.warning("the groups of projects cannot be looked at: %s", error)
                 with trio.move_on_after(LOOK):
-                    await self._wake.wait()
+                    await self._wake.take()
         finally:
             unsubscribe()
 
@@ -448,8 +449,3 @@ class Remembered(Generic[T]):
         """It has changed. Where finding it out takes long, it is still of use for a while."""
         if self._took < 0.05:
             self._at = -1.0
-
-
-def is_theirs(pin: OwnedPin, member: Member) -> bool:
-    """Whether a pin is of somebody's clients, or was uploaded by them."""
-    return pin.account == member.account

@@ -11,14 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, TypeAlias
 
-ProjectRole: TypeAlias = Literal["reader", "writer", "administrator"]
-Visibility: TypeAlias = Literal["public", "members"]
-
-#: What a member of a project may be, beginning with the least.
-ROLES: tuple[ProjectRole, ...] = ("reader", "writer", "administrator")
-VISIBILITIES: tuple[Visibility, ...] = ("public", "members")
+from kachery_cloud.lab_places import ProjectRole, Visibility
 
 
 class Operation(Enum):

@@ -11,8 +11,9 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from kachery_cloud.lab.projects_rules import ROLES, VISIBILITIES, ProjectRole, Visibility
+from kachery_cloud.lab_places import ROLES, VISIBILITIES, ProjectRole, Visibility
 from kachery_p2p.pinning.server.requests import Refusal
+from kachery_p2p.sqlite import storable
 from kachery_p2p.text import printable, shown
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class ProjectsStore:
 
     def get(self, project: str) -> Project | None:
         """A project by its ID."""
-        row = self._db.one(f"SELECT {_COLUMNS} FROM projects WHERE id = ?", (_text(project),))
+        row = self._db.one(f"SELECT {_COLUMNS} FROM projects WHERE id = ?", (storable(project),))
         return None if row is None else Project(*row)
 
     def find(self, text: str) -> Project | None:
@@ -166,7 +167,7 @@ class ProjectsStore:
         return self.get(text) or self._named(text)
 
     def _named(self, name: str) -> Project | None:
-        row = self._db.one(f"SELECT {_COLUMNS} FROM projects WHERE folded = ?", (_text(name).casefold(),))
+        row = self._db.one(f"SELECT {_COLUMNS} FROM projects WHERE folded = ?", (storable(name).casefold(),))
         return None if row is None else Project(*row)
 
     def of_group(self, group: str) -> Project | None:
@@ -185,7 +186,7 @@ class ProjectsStore:
     def role_of(self, project: str, member: str) -> ProjectRole | None:
         """Somebody's role in a project; None where they are not in it."""
         row = self._db.one(
-            "SELECT role FROM project_members WHERE project = ? AND member = ?", (_text(project), member)
+            "SELECT role FROM project_members WHERE project = ? AND member = ?", (storable(project), member)
         )
         return None if row is None else row[0]
 
@@ -283,7 +284,7 @@ class ProjectsStore:
             if role != "administrator" and keep_one:
                 _check_another(db, project, member)
             (count,) = db.execute(
-                "SELECT count(*) FROM project_members WHERE project = ? AND member <> ?", (project, _text(member))
+                "SELECT count(*) FROM project_members WHERE project = ? AND member <> ?", (project, storable(member))
             ).fetchone()
             if count >= MAX_MEMBERS:
                 raise Refusal(409, "TOO_MANY_MEMBERS", f"The project has {count} members; no project has more.")
@@ -304,7 +305,7 @@ class ProjectsStore:
                 _check_another(db, project, member)
             return (
                 db.execute(
-                    "DELETE FROM project_members WHERE project = ? AND member = ?", (project, _text(member))
+                    "DELETE FROM project_members WHERE project = ? AND member = ?", (project, storable(member))
                 ).rowcount
                 > 0
             )
@@ -337,8 +338,3 @@ def _check_another(db: sqlite3.Connection, project: str, member: str) -> None:
         raise Refusal(
             409, "LAST_ADMINISTRATOR", "That is the only administrator of the project. Make somebody else one first."
         )
-
-
-def _text(value: str) -> str:
-    """What a database takes: an ID that no text can be is nobody's."""
-    return value.encode("utf-8", "replace").decode("utf-8")

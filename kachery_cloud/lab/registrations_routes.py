@@ -34,10 +34,10 @@ from kachery_cloud.lab.answers import (
     not_found,
     read_object,
     text_of,
-    time_text,
 )
 from kachery_cloud.lab.lab import Lab
 from kachery_cloud.lab.registrations import token_of
+from kachery_cloud.utc import time_text
 from kachery_p2p.pinning.server.requests import Refusal
 
 log = logging.getLogger("kachery_cloud.lab")

@@ -6,13 +6,13 @@ ends by signing out, when nothing was asked in it for a while, in any case after
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
 
 from kachery_cloud.lab import limits
 from kachery_cloud.lab.database import LabDatabase, Tables
+from kachery_p2p.pinning.server.store import hash_of
 
 TABLES = Tables(
     "sessions",
@@ -47,11 +47,6 @@ class Session:
     member: str
     csrf: str
     begun: float
-
-
-def hash_of(secret: str) -> bytes:
-    """What is kept of a secret."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def csrf_of(secret: str) -> str:
@@ -113,11 +108,6 @@ class Sessions:
         """End a session, if there is one."""
         with self._database.write() as db:
             db.execute("DELETE FROM sessions WHERE hash = ?", (hash_of(secret),))
-
-    def end_of(self, member: str) -> None:
-        """End all sessions of a member."""
-        with self._database.write() as db:
-            db.execute("DELETE FROM sessions WHERE member = ?", (member,))
 
     def forget_old(self) -> None:
         """Take away the rows of sessions that are over."""

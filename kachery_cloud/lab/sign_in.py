@@ -31,14 +31,15 @@ from starlette.routing import Route
 
 from kachery_cloud.lab import limits
 from kachery_cloud.lab.accounts_store import Member
-from kachery_cloud.lab.answers import Json, bad_request, forbidden, not_found, time_text
+from kachery_cloud.lab.answers import Json, bad_request, forbidden, not_found
 from kachery_cloud.lab.invitations import Invitation
 from kachery_cloud.lab.lab import Lab
-from kachery_cloud.lab.openid import Asking, Provider, ProviderFailed
+from kachery_cloud.lab.openid import Asking, ProviderClient, ProviderFailed
 from kachery_cloud.lab.origins import host_of, own_path
 from kachery_cloud.lab.sessions import COOKIE
 from kachery_cloud.lab.small_pages import invitation_page, onward_page, wants_page
 from kachery_cloud.settings.config import GOOGLE
+from kachery_cloud.utc import time_text
 from kachery_p2p.pinning.server.requests import Refusal
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class _Routes:
 class _SigningIn:
     """Signing in at the provider."""
 
-    def __init__(self, lab: Lab, provider: Provider) -> None:
+    def __init__(self, lab: Lab, provider: ProviderClient) -> None:
         self._lab = lab
         self._provider = provider
         self._key = secrets.token_bytes(32)

@@ -14,7 +14,8 @@ from starlette.routing import BaseRoute, Route
 from kachery_cloud.lab.answers import Json, bad_request, query_of
 from kachery_cloud.lab.lab import Lab
 from kachery_cloud.lab.projects_rules import Operation
-from kachery_cloud.lab.usage_store import BYS, By, UsageRow, day_text, days_of
+from kachery_cloud.lab.usage_store import UsageRow, day_text, days_of
+from kachery_cloud.lab_places import BYS, By
 from kachery_p2p.text import shown
 
 

@@ -13,13 +13,14 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from kachery_cloud.lab.accounts_store import CLIENT, Accounts, Member
 from kachery_cloud.lab.files import MEMBER
 from kachery_cloud.lab.projects import Remembered
+from kachery_cloud.lab_places import By
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.node.served_log import OTHERS, KeptRow, ServedLog, day_of
 from kachery_p2p.text import shown
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kachery_cloud.lab")
 
-By = Literal["project", "member", "client", "day"]
-BYS: tuple[By, ...] = ("project", "member", "client", "day")
 #: Seconds between two notes of what is stored: it goes through all pins.
 NOTED = 600.0
 #: Days that are shown where nobody says from when on.

@@ -173,7 +173,7 @@ class ControlClient:
         if reply.id is None:
             return
         if reply.progress is not None:
-            self._on_progress(reply.id, (*reply.progress, reply.peers or 0))
+            self._on_progress(reply.id, (*reply.progress, reply.peers or 0, reply.here or 0))
             return
         if reply.part is not None:
             self._on_part(reply.id, reply.part)
@@ -219,7 +219,7 @@ class ControlClient:
             return
         waiting.part(part)
 
-    def _on_progress(self, number: int, steps: tuple[int, int, int]) -> None:
+    def _on_progress(self, number: int, steps: tuple[int, int, int, int]) -> None:
         waiting = self._waiting.get(number)
         if waiting is None or waiting.progress is None:
             return

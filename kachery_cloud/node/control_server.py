@@ -295,14 +295,14 @@ class _Telling:
 
         self._number = number
         self._send = send
-        self._progress, self._to_show = trio.open_memory_channel[tuple[int, int, int]](1)
+        self._progress, self._to_show = trio.open_memory_channel[tuple[int, int, int, int]](1)
         self._parts, self._to_tell = trio.open_memory_channel[Any](PARTS_WAITING)
 
-    def __call__(self, done: int, total: int, peers: int = 0, /) -> None:
+    def __call__(self, done: int, total: int, peers: int = 0, here: int = 0, /) -> None:
         import trio
 
         with contextlib.suppress(trio.WouldBlock):
-            self._progress.send_nowait((done, total, peers))
+            self._progress.send_nowait((done, total, peers, here))
 
     def part(self, part: Any, /) -> None:
         import trio
@@ -313,8 +313,8 @@ class _Telling:
     async def pass_on_progress(self) -> None:
         import trio
 
-        async for done, total, peers in self._to_show:
-            await self._send(Reply(self._number, progress=(done, total), peers=peers or None))
+        async for done, total, peers, here in self._to_show:
+            await self._send(Reply(self._number, progress=(done, total), peers=peers or None, here=here or None))
             await trio.sleep(1 / PROGRESS_PER_SECOND)  # no more often than a screen shows
 
     async def pass_on_parts(self) -> None:

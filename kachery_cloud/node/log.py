@@ -18,8 +18,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
 
-from kachery_cloud.commands.support import printable
 from kachery_p2p.oserrors import explained
+from kachery_p2p.text import printable
 
 Level: TypeAlias = Literal["error", "warning", "info", "debug"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "info", "debug")

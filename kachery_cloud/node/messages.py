@@ -37,9 +37,9 @@ A = TypeVar("A")
 
 
 class Progress(Protocol):
-    """Called with what is done and what there is to do in all, in bytes, and by how many peers it came."""
+    """Called with bytes done and in all, by how many peers they came, and how many of those done were here before."""
 
-    def __call__(self, done: int, total: int, peers: int = 0, /) -> None: ...
+    def __call__(self, done: int, total: int, peers: int = 0, here: int = 0, /) -> None: ...
 
 
 class Telling(Progress, Protocol):
@@ -53,7 +53,7 @@ class Telling(Progress, Protocol):
 class TellNobody:
     """For a request that nobody watches."""
 
-    def __call__(self, done: int, total: int, peers: int = 0, /) -> None: ...
+    def __call__(self, done: int, total: int, peers: int = 0, here: int = 0, /) -> None: ...
 
     def part(self, part: Any, /) -> None: ...
 
@@ -193,11 +193,12 @@ class ErrorText:
 
 @dataclass(frozen=True)
 class Reply:
-    """The node says how far it is and by how many peers, or a part of the answer; or it ends: an error, or a result."""
+    """The node says how far it is, as `Progress` has it, or a part of the answer; or it ends: an error, or a result."""
 
     id: int | None
     progress: tuple[int, int] | None = field(default=None, metadata=OMITTED)
     peers: int | None = field(default=None, metadata=OMITTED)
+    here: int | None = field(default=None, metadata=OMITTED)
     part: Any = field(default=None, metadata=OMITTED)
     error: ErrorText | None = field(default=None, metadata=OMITTED)
     result: Any = None

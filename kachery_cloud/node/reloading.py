@@ -48,6 +48,12 @@ class ServiceHooks:
 
 RELOAD = Call("reload", Nothing, Reloaded)
 
+#: How a node that runs comes to know settings that were changed after its start.
+HOW_TO_RELOAD = (
+    "It takes up changed settings on: kachery-cloud-node reload. A script or notebook that is the node reads them when "
+    "it starts."
+)
+
 #: Takes up the settings; raises a `KacheryError` where they make no sense, and then has changed nothing.
 Apply = Callable[["Config"], Awaitable[None]]
 

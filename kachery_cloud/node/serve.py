@@ -179,12 +179,15 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
     async def fetch(
         cid: CID, path: Sequence[str], *, kind: LoadKind, start: int | None = None, end: int | None = None
     ) -> LoadResult:
-        return await node.load(LoadRequest(cid, tuple(path), kind, start, end, timeout=config.timeout))
+        # A gateway shows a symbolic link as it is.
+        wanted = LoadRequest(cid, tuple(path), kind, start, end, timeout=config.timeout, follow=False)
+        return await node.load(wanted)
 
     async def fetch_apart(
         cid: CID, path: Sequence[str], *, kind: LoadKind, start: int | None = None, end: int | None = None
     ) -> LoadResult:
-        return await node.load_public(LoadRequest(cid, tuple(path), kind, start, end, timeout=config.timeout))
+        wanted = LoadRequest(cid, tuple(path), kind, start, end, timeout=config.timeout, follow=False)
+        return await node.load_public(wanted)
 
     address = choice.address or DEFAULT_ADDRESS
     return GatewayServer(

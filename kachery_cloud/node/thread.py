@@ -34,9 +34,9 @@ class _Telling:
         self._progress = progress
         self._part = part
 
-    def __call__(self, done: int, total: int, peers: int = 0, /) -> None:
+    def __call__(self, done: int, total: int, peers: int = 0, here: int = 0, /) -> None:
         if self._progress is not None:
-            self._progress(done, total, peers)
+            self._progress(done, total, peers, here)
 
     def part(self, part: Any, /) -> None:
         if self._part is not None:

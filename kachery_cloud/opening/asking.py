@@ -67,8 +67,12 @@ def _next(steps: Steps[T]) -> tuple[Sequence[Future[Any]], list[T]]:
         return (), [stop.value]
 
 
-def ask(request: Request, kind: LoadKind, *, start: int | None = None, end: int | None = None) -> Steps[LoadResult]:
+def ask(
+    request: Request, kind: LoadKind, *, start: int | None = None, end: int | None = None, follow: bool = True
+) -> Steps[LoadResult]:
     """Have the node load something, to be read. The next node is asked where one goes away.
+
+    Where `follow` is not set, a link at the end of the path is not followed.
 
     Raises:
         KacheryError: see `kachery_cloud.load.load_file`.
@@ -76,7 +80,7 @@ def ask(request: Request, kind: LoadKind, *, start: int | None = None, end: int 
     from kachery_cloud.node.connection import MAX_TAKEOVERS, get_connection
     from kachery_cloud.node.messages import load_call
 
-    wanted = request.wanted(kind, start=start, end=end, part=True)
+    wanted = request.wanted(kind, start=start, end=end, part=True, follow=follow)
     for _ in range(MAX_TAKEOVERS):
         begun = get_connection(request.config).begin(load_call(wanted), wanted)
         try:

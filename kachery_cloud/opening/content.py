@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from kachery_cloud.local import repository
 from kachery_cloud.node.endpoint import NodeGone
 from kachery_cloud.opening.asking import Steps, ask
 from kachery_cloud.opening.extents import Range
-from kachery_cloud.opening.limits import READ_AHEAD, REQUESTS_AT_ONCE
+from kachery_cloud.opening.limits import READ_AHEAD, REQUESTS_AT_ONCE, WHOLE_AT_EXIT
 from kachery_cloud.opening.plan import Plan
 from kachery_cloud.request import Request
 from kachery_p2p.oserrors import explained
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from kachery_p2p.node.messages import LoadResult
 
 _opened: weakref.WeakSet[Content] = weakref.WeakSet()
+#: What the node is about to make whole, for the end of the process, which ends a node that runs in it.
+_finishing: set[Future[LoadResult]] = set()
+_waits_at_exit = False
 
 
 class _Held:
@@ -292,7 +296,9 @@ class Content:
         if self._plan.whole and not self._finishing:
             self._finishing = True
             wanted = self._request.wanted("file", part=True)
-            self._asked.append(_Asked(0, 0, get_connection(self._request.config).begin(load_call(wanted), wanted)))
+            begun = get_connection(self._request.config).begin(load_call(wanted), wanted)
+            self._asked.append(_Asked(0, 0, begun))
+            _wait_at_exit(begun.future)
 
     def _take_what_came(self) -> None:
         for asked in [each for each in self._asked if each.begun.future.done()]:
@@ -387,7 +393,28 @@ def _overlaps(asked: _Asked, ranges: Sequence[Range]) -> bool:
     return any(asked.start < end and start < asked.end for start, end in ranges)
 
 
+def _wait_at_exit(future: Future[LoadResult]) -> None:
+    global _waits_at_exit
+    _finishing.add(future)
+    future.add_done_callback(_finishing.discard)
+    if not _waits_at_exit:
+        _waits_at_exit = True
+        # The node needs threads for it, and when what `atexit` knows is called there are none to be had any more. What
+        # is registered here is called before that, the last first. Where there is no such thing, nobody waits.
+        register = getattr(threading, "_register_atexit", None)
+        if register is not None:
+            with contextlib.suppress(RuntimeError):  # the process is ending already
+                register(wait_for_whole)
+
+
+def wait_for_whole() -> None:
+    """Wait a while for files of which all was read to get their place."""
+    with contextlib.suppress(KeyboardInterrupt):  # whoever interrupts it wants the process to end
+        wait(list(_finishing), timeout=WHOLE_AT_EXIT)
+
+
 def _after_fork() -> None:
+    _finishing.clear()  # they come to the parent
     for content in list(_opened):
         content._after_fork()
 

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from kachery_cloud.encryption.reading import AgeReader
     from kachery_cloud.request import Request
 
-#: Bytes of a chunk, as `kachery_cloud.encryption.stream` has it, which need not be imported here.
-_CHUNK = 64 * 1024
-
 
 class PlainContent:
     """The plain bytes of an encrypted file; as `Content`.
@@ -69,7 +66,8 @@ class PlainContent:
 
     def read_some(self, start: int, most: int) -> Steps[bytes]:
         """Up to `most` bytes: those of one chunk."""
-        return (yield from self.read(start, min(start + most, (start // _CHUNK + 1) * _CHUNK)))
+        chunk = self._reader.chunk
+        return (yield from self.read(start, min(start + most, (start // chunk + 1) * chunk)))
 
     def read_many(self, ranges: Sequence[Range]) -> Steps[list[bytes]]:
         """The bytes of many ranges, in their order; what is missing of them is fetched at once.

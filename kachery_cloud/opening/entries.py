@@ -47,9 +47,20 @@ class Lately(Generic[V]):
                 self._values.popitem(last=False)
 
 
-def info_of(path: str, cid: CID, kind: tuple[str, int | None]) -> dict[str, Any]:
-    """What fsspec says of a path; `kind` is its type and its size in bytes."""
-    return {"name": path, "size": kind[1], "type": kind[0], "cid": str(cid)}
+def info_of(path: str, cid: CID, kind: tuple[str, int | None], destination: str | None = None) -> dict[str, Any]:
+    """What fsspec says of a path; `kind` is its type and its size in bytes.
+
+    Of a link that is what it leads to; `destination` is what it points to, as it was written.
+    """
+    found: dict[str, Any] = {"name": path, "size": kind[1], "type": kind[0], "cid": str(cid)}
+    if destination is not None:
+        found.update(islink=True, destination=destination)
+    return found
+
+
+def listed_as(info: dict[str, Any]) -> dict[str, Any]:
+    """The same where a folder is listed. A link to a folder is none there: whoever walks would go round in circles."""
+    return {**info, "type": "link"} if info.get("islink") and info["type"] == "directory" else dict(info)
 
 
 def kind_here(request: Request, cid: CID) -> tuple[str, int | None] | None:

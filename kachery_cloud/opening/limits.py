@@ -36,3 +36,6 @@ KNOWN_PROVIDERS = 1024
 KNOWN_GROUPS = 65_536
 #: Entries of a folder that are looked at side by side, where their kind is not known.
 ENTRIES_AT_ONCE = 32
+#: Seconds that the end of a process waits for files of which all was read to get their place: a GiB is hashed and
+#: synced in some five. What takes longer is done by whoever asks for the file next.
+WHOLE_AT_EXIT = 10.0

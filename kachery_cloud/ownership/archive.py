@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.ownership.claims import Malformed
 from kachery_cloud.ownership.verifying import Issuer
+from kachery_cloud.utc import time_text
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
@@ -178,11 +179,6 @@ def _entry(value: Any) -> dict[str, Any]:
 
 def _same(key: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(key.get(name) for name in _PUBLIC)
-
-
-def time_text(seconds: float) -> str:
-    """A time as ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(int(seconds), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_time(text: Any) -> float:

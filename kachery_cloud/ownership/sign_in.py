@@ -20,7 +20,7 @@ from kachery_cloud.ownership.openid import begin, discover, fetch_keys, read_ans
 from kachery_cloud.ownership.proofs import make_proof, new_nonce
 from kachery_cloud.ownership.redirect import Receiver
 from kachery_cloud.ownership.verifying import Issuer, Owner, verify
-from kachery_cloud.settings.secret_file import read_secret
+from kachery_cloud.settings.secret_file import client_secret
 
 if TYPE_CHECKING:
     from kachery_cloud.openid import Provider
@@ -80,7 +80,7 @@ def sign_in(config: Config, identity: NodeKey, front: Front, *, timeout: float =
     provider = discover(config.openid_issuer)
     claims, nonce = new_nonce(identity, secrets.token_bytes(RANDOM_BYTES))
     with Receiver() as receiver:
-        attempt = begin(provider, config.openid_client_id, _client_secret(config), receiver.address, nonce)
+        attempt = begin(provider, config.openid_client_id, client_secret(config), receiver.address, nonce)
         front.show_sign_in(attempt.url, name_of(config.openid_issuer))
         code = _wait(attempt, receiver, front, timeout)
     kept = receive_token(identity, claims, redeem(attempt, code), provider, config.openid_client_id)
@@ -116,11 +116,6 @@ def check_own(kept: Kept, identity: NodeKey) -> Owner:
         advice = "Set the clock of this computer and try again." if error.reason == "TIME" else "Try again."
         where = kept.keys.issuer
         raise SignInError(f"The sign-in at {where} proves nothing, and is not kept. {error} {advice}") from None
-
-
-def _client_secret(config: Config) -> str:
-    path = config.openid_client_secret_file
-    return config.openid_client_secret if path is None else read_secret(path)
 
 
 def _wait(attempt: Attempt, receiver: Receiver, front: Front, timeout: float) -> str:

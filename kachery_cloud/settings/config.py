@@ -47,6 +47,7 @@ from kachery_cloud.settings.values import (
     T,
     one_of,
 )
+from kachery_p2p.protocols import DEFAULT_LISTEN
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.pin_services import PinSetting
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 DEFAULT_PIN = 5 << 30
 #: The issuer of Google's ID tokens (https://accounts.google.com/.well-known/openid-configuration).
 GOOGLE = "https://accounts.google.com"
-DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
 
 # ruff: noqa: RUF009 - `_setting` makes a field, which ruff cannot know.
 
@@ -107,7 +107,7 @@ class Setting(Generic[T]):
         """The default in words (Markdown)."""
         if isinstance(self.default, bool):
             return "`on`" if self.default else "`off`"
-        if isinstance(self.default, str):
+        if isinstance(self.default, str) and self.default:
             return f"`{self.default}`: {self.unset}" if self.unset else f"`{self.default}`"
         if isinstance(self.default, float):
             return f"`{self.default:g}`"

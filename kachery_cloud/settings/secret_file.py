@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kachery_cloud.errors import ConfigError
 from kachery_p2p.errors import NotAFile
 from kachery_p2p.ownfiles import read_own_file
 
+if TYPE_CHECKING:
+    from kachery_cloud.settings.config import Config
+
 #: Bytes of a secret; those of known providers have less than a hundred.
 _MOST = 4096
+
+
+def client_secret(config: Config) -> str:
+    """The client secret of the OpenID provider, from the settings or from its file; empty where there is none.
+
+    Raises:
+        ConfigError: there is no such file, or it has no secret in it.
+    """
+    path = config.openid_client_secret_file
+    return config.openid_client_secret if path is None else read_secret(path)
 
 
 def read_secret(path: Path) -> str:

@@ -338,6 +338,11 @@ class SessionHandle:
         """How many peers and gateways something has come from."""
         return len(self._session.sources)
 
+    @property
+    def received(self) -> int:
+        """Bytes of the blocks that have come from them."""
+        return sum(size for _, size in self._session.sources.values())
+
     def stats(self) -> SessionStats:
         """Sums over the life of the session."""
         sources = {peer: size for peer, (_, size) in self._session.sources.items()}

@@ -27,6 +27,8 @@ from kachery_p2p.wire import Buffer
 _OVERHEAD = 1024
 #: The same for each link that had to be kept as it is.
 _LINK_BYTES = 250
+#: Bytes of the target of a symbolic link that an error tells.
+_TARGET_SHOWN = 200
 
 _new_child = tuple.__new__  # half the cost of Child(...), once for each block of a file
 
@@ -75,7 +77,7 @@ class FileNode:
             raise MalformedDag(f"The block {cid} is dag-pb, but not UnixFS: it has no data.")
         node = unixfs.decode(data, cid)
         if node.kind is not DataType.FILE and node.kind is not DataType.RAW:
-            raise _wrong_kind(cid, node.kind, root)
+            raise _wrong_kind(cid, node, root)
         sizes = node.blocksizes
         if len(sizes) != self.count:
             raise MalformedDag(f"The block {cid} has {self.count} links, but states the sizes of {len(sizes)}.")
@@ -173,10 +175,15 @@ class FileNode:
         return fast_cid(self._first.version, self._first.codec, self.block[at : at + 34])
 
 
-def _wrong_kind(cid: CID, kind: DataType, root: CID) -> MalformedDag | IsADirectory | NotAFile:
+def _wrong_kind(cid: CID, node: unixfs.UnixFSData, root: CID) -> MalformedDag | IsADirectory | NotAFile:
+    kind = node.kind
     if cid == root:
         if kind in (DataType.DIRECTORY, DataType.HAMT_SHARD):
             return IsADirectory(f"{cid} is a directory, not a file. Name a file in it: {cid}/<name>.")
         if kind is DataType.SYMLINK:
-            return NotAFile(f"{cid} is a symbolic link, not a file.")
+            target = bytes((node.data or b"")[:_TARGET_SHOWN]).decode("utf-8", "replace")
+            return NotAFile(
+                f"{cid} is a symbolic link to '{target}', not a file. It is followed in the path of the folder that it "
+                "lies in: ipfs://FOLDER/NAME."
+            )
     return MalformedDag(f"The block {cid} is a {kind.name.lower()} node where a file is meant.")

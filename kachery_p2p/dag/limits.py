@@ -80,6 +80,11 @@ MAX_CAR_HEADER = 256 * KIB
 
 #: The longest symlink target that Linux takes (PATH_MAX).
 MAX_SYMLINK_TARGET = 4096
+#: The longest block of a symbolic link: its target, and what dag-pb and UnixFS write around it, with mode and time.
+#: What a directory states to be larger is none, so it is not read to find that out.
+MAX_SYMLINK_BLOCK = MAX_SYMLINK_TARGET + 64
+#: Symbolic links followed in one path, as on Linux.
+MAX_LINKS_FOLLOWED = 40
 
 #: Entries of one directory tree, in all its folders: some 300 bytes of memory each while the tree is made.
 MAX_TREE_ENTRIES = 5_000_000

@@ -75,6 +75,15 @@ def node_kind(block: Buffer, cid: CID) -> DataType:
     return DataType.RAW if data is None else data.kind
 
 
+def dag_size(cid: CID, block: Buffer) -> int:
+    """Bytes of a block and of all below it, as its links state them. They may be wrong, or missing.
+
+    Raises:
+        MalformedDag: the block does not make sense.
+    """
+    return len(block) + sum(link.tsize or 0 for link in read_node(cid, block)[0].links)
+
+
 def symlink_target(block: Buffer, cid: CID) -> str:
     """Where a symbolic link leads, as its author wrote it: it may be absolute, or lead out of its directory.
 

@@ -7,6 +7,7 @@ blocks leaves what it had, and a later load fetches the rest from peers.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
@@ -21,6 +22,7 @@ from kachery_p2p.errors import (
     ContentNotFound,
     DialError,
     DiskFull,
+    HashMismatch,
     KacheryError,
     MalformedDag,
     NoPermission,
@@ -180,7 +182,8 @@ async def read_car(
         begun: is told the roots, each once, before anything of them is kept.
 
     Raises:
-        MalformedDag: it is no CAR file, is cut short, names no root, or a DAG in it makes no sense.
+        MalformedDag: it is no CAR file, is cut short, names no root, or a DAG in it makes no sense. Its `exit_code`,
+            and that of a HashMismatch, is that of wrong input or of damaged data here, as no peer has sent it.
         HashMismatch: a block has other bytes than its CID says.
         ContentNotFound: it lacks a block; names it.
         UnsupportedCID, NotAFile: a root is neither a file nor a directory.
@@ -189,6 +192,7 @@ async def read_car(
     """
     downloads = Downloads(repo)
     source = CarSource(file, repo.directory / "tmp", downloads.arriving)
+    roots: list[CID] | None = None
     try:
         roots = await _roots(source, name)
         if begun is not None:
@@ -215,6 +219,10 @@ async def read_car(
                 f"{name}: {error} All that its roots lead to stands before that place, and is on this machine now."
             ) from error
         return CarRead(tuple(came), source.blocks, source.size)
+    except (MalformedDag, HashMismatch) as error:
+        # No peer has sent it. It is no CAR file, or is damaged.
+        error.exit_code = 2 if roots is None else 4
+        raise
     finally:
         source.close()
 
@@ -241,12 +249,12 @@ async def _roots(source: CarSource, name: str) -> list[CID]:
 
 
 async def _bring_for(audience: Audience | None, load: CarLoad, repo: Repo, root: CID, progress: Progress) -> int | None:
-    """The same as `_bring`, for some."""
-    if audience is None:
-        return await _bring(load, repo, root, progress)
-    async with Claimed(repo.access.claim(audience)) as load.claim:
+    """The same as `_bring`, for some where `audience` says so; it is listed from then on, as after every load."""
+    async with contextlib.AsyncExitStack() as stack:
+        if audience is not None:
+            load.claim = await stack.enter_async_context(Claimed(repo.access.claim(audience)))
         size = await _bring(load, repo, root, progress)
-        if size is not None:
+        if size is not None:  # of a directory the load of it has said so
             await trio.to_thread.run_sync(repo.inventory.loaded, root, None, load.claim)
         return size
 

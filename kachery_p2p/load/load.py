@@ -18,16 +18,16 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import trio
 
 from kachery_p2p.access.audience import PUBLIC, Audience
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.filenode import FileNode
-from kachery_p2p.dag.nodes import Asking
+from kachery_p2p.dag.nodes import Asking, dag_size, symlink_target
 from kachery_p2p.dag.walk import FileWalk
-from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError, MalformedDag
+from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError, MalformedDag, NotAFile
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.errors import not_found
 from kachery_p2p.load.interfaces import Connect, Find, Place, Progress, Received, Session
@@ -50,6 +50,22 @@ T = TypeVar("T")
 
 #: Steps that a reader makes in one trip to a thread: most paths are shorter, and whoever cancels does not wait long.
 STEPS_AT_ONCE = 16
+
+
+class Look(NamedTuple):
+    """What something is: a file of so many bytes, a directory, or a symbolic link.
+
+    Attributes:
+        size: of a file, in bytes; None for all else.
+        dag_size: of a directory: bytes of all blocks in and below it, as its first block states them.
+        destination: what a symbolic link points to.
+    """
+
+    size: int | None = None
+    dag_size: int | None = None
+    destination: str | None = None
+
+
 #: Where nothing is known of how large blocks are.
 NO_SIZES: Mapping[bytes, int] = {}
 
@@ -438,23 +454,35 @@ class Load:
         return await trio.to_thread.run_sync(find_all)
 
     async def size(self, cid: CID) -> int | None:
-        """How many bytes a file has; None for a directory. Needs its root block and no room on the disk.
+        """How many bytes a file has; None for a directory. As `look`."""
+        return (await self.look(cid)).size
+
+    async def look(self, cid: CID, *, links: bool = False) -> Look:
+        """What something is, and how large. Needs its root block and no room on the disk.
+
+        Args:
+            cid: of it.
+            links: whether it may be a symbolic link, too.
 
         Raises:
-            NotAFile: it is a symbolic link.
+            NotAFile: it is a symbolic link, and `links` is not set.
             KacheryError: see `Load.run`.
         """
         (size,) = await self.find_sizes([cid])
         if size is not None:
-            return size
+            return Look(size)
         walk = FileWalk(cid)
         (root,) = walk.take(1)
         (block,), _ = await self.blocks([cid])
         try:
             walk.feed(root, block)
         except IsADirectory:
-            return None
-        return walk.size
+            return Look(dag_size=dag_size(cid, block))
+        except NotAFile:
+            if not links:
+                raise
+            return Look(destination=symlink_target(block, cid))
+        return Look(walk.size)
 
     async def file(self, cid: CID, start: int = 0, end: int | None = None) -> tuple[Path, int]:
         """Make the bytes ``start`` to ``end`` (exclusive; None is the end of the file) of a file available on disk.

@@ -8,12 +8,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import re
+
+from kachery_p2p.access.audience import GROUP_ID
 
 _ID_DOMAIN = b"kachery group id 1\0"
 _SECRET_DOMAIN = b"kachery group secret 1\0"
 _TAG_DOMAIN = b"kachery group tag 1\0"
-_GROUP_ID = re.compile(r"[a-z2-7]{26}")
 
 #: Bytes of a group's ID, of a seed and a secret, of a hash, and of a name on the wire.
 ID_BYTES = 16
@@ -46,7 +46,7 @@ def id_bytes(group: str) -> bytes:
 
 def is_group_id(text: str) -> bool:
     """Whether a text can be the ID of a group."""
-    return _GROUP_ID.fullmatch(text) is not None and id_text(id_bytes(text)) == text
+    return GROUP_ID.fullmatch(text) is not None and id_text(id_bytes(text)) == text
 
 
 def commitment(group: str, number: int, secret: bytes) -> bytes:

@@ -11,6 +11,7 @@ import trio
 
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.membership import limits
+from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.waking import Flag
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ log = logging.getLogger("kachery_p2p.membership")
 Dial = Callable[[str, Sequence[str], float], Awaitable[object]]
 
 
-class Keeper:
+class MemberKeeper:
     """Dials members that are away: a bounded number, and ever less often.
 
     Args:
@@ -90,6 +91,6 @@ class Keeper:
     async def _reach(self, peer: str, slots: trio.Semaphore) -> None:
         async with slots:
             try:
-                await self._dial(peer, self._groups.addresses_of(peer), limits.DIAL_TIMEOUT)
+                await self._dial(peer, self._groups.addresses_of(peer), DIAL_TIMEOUT)
             except KacheryError as error:
                 log.debug("%s", error)

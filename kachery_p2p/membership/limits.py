@@ -71,7 +71,6 @@ MAX_PLACES = 64
 #: Members that are dialled after a start and now and then, at once and in all: a lab, and of a large group some.
 MAX_KEPT = 32
 DIALS_AT_ONCE = 8
-DIAL_TIMEOUT = 10.0
 #: Seconds between tries to reach members that are not connected: first, and at the most.
 RETRY_FIRST, RETRY_MOST = 2.0, 600.0
 #: Seconds between looks at the files: another process that has changed them says so, unless it cannot.

@@ -31,7 +31,7 @@ from kachery_p2p.membership.edits import check_label
 from kachery_p2p.membership.held import Heard, HeldGroup
 from kachery_p2p.membership.ids import NONCE_BYTES, TAG_BYTES
 from kachery_p2p.membership.invitations import Invitation, parse_invitation
-from kachery_p2p.membership.keeper import Dial, Keeper
+from kachery_p2p.membership.keeper import Dial, MemberKeeper
 from kachery_p2p.membership.lists import Role
 from kachery_p2p.membership.messages import receive_answer, receive_opening, send, why_refused
 from kachery_p2p.membership.protocol import (
@@ -41,6 +41,7 @@ from kachery_p2p.membership.protocol import (
     Part,
     fitting,
 )
+from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.waking import Flag
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class GroupService:
         self.doors = Doors(groups)
         self._sending = trio.CapacityLimiter(limits.MAX_OWN_EXCHANGES)
         self._work = trio.CapacityLimiter(2)
-        self._keeper = Keeper(host, groups, dial, rng or random.Random())
+        self._keeper = MemberKeeper(host, groups, dial, rng or random.Random())
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -359,7 +360,7 @@ class GroupService:
         tag = held.tag(nonce, self._host.peer_id, peer)
         resigned = held.state.view.role_of(self._host.peer_id) is Role.REMOVED
         try:
-            await self._dial(peer, self._groups.addresses_of(peer), limits.DIAL_TIMEOUT)
+            await self._dial(peer, self._groups.addresses_of(peer), DIAL_TIMEOUT)
             async with await self._host.open_stream(peer, (PROTOCOL,)) as stream:
                 if resigned:  # our own list says it, and whoever has it can pass it on
                     await send(stream, Opening(nonce, (Part(tag, held.state.digests),)).encode())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("kachery_p2p.node.node")
 
 #: Seconds to dial a peer of the local network, or one from the address book: it answers soon or is away.
-DIAL_TIMEOUT = 5.0
+FOUND_PEER_TIMEOUT = 5.0
 #: Peers dialled at once because they were found, and not because somebody asked for them.
 DIALS_AT_ONCE = 8
 
@@ -66,7 +66,7 @@ class Dialler:
         """Connect to a peer that may be of use, if it answers soon; a few at a time."""
         try:
             async with self._slots:
-                await self._dial(peer, addrs, DIAL_TIMEOUT)
+                await self._dial(peer, addrs, FOUND_PEER_TIMEOUT)
         except KacheryError as error:
             log.debug("%s", error)
 

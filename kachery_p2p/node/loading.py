@@ -39,11 +39,12 @@ log = logging.getLogger("kachery_p2p.node.node")
 #: How often a directory is loaded on, when files that it relied on are removed while it is loaded.
 REMOVALS = 3
 
-#: Is told bytes done, bytes in all, and how many peers and gateways gave any.
-LoadProgress = Callable[[int, int, int], None]
+#: Is told bytes done, bytes in all, how many peers and gateways gave any, and how many bytes of those done were here
+#: already.
+LoadProgress = Callable[[int, int, int, int], None]
 
 
-def no_progress(done: int, total: int, peers: int) -> None:
+def no_progress(done: int, total: int, peers: int, here: int) -> None:
     """Nobody wants to know."""
 
 
@@ -63,11 +64,16 @@ class Bringing:
     ) -> LoadResult:
         """What a load does while it runs: follow the path, bring what is at its end, and list it."""
         target, kind = request.cid, request.kind
+        destination: str | None = None
         if request.path:
-            steps = resolve_path(target, request.path, self._repo.folder_nodes)
-            target = (await load.drive(steps, keep=kind != "info")).cid
+            steps = resolve_path(target, request.path, self._repo.folder_nodes, follow=request.follow)
+            end = await load.drive(steps, keep=kind != "info")
+            target, destination = end.cid, end.destination
         if kind == "info":
-            return LoadResult(target, size=await load.size(target))
+            look = await load.look(target, links=not request.follow)
+            return LoadResult(
+                target, size=look.size, dag_size=look.dag_size, destination=look.destination or destination
+            )
         if kind == "directory":
             await self._directory(load, target, progress)
             return LoadResult(target)
@@ -190,8 +196,13 @@ class Loading:
             )
             origin = await self._origin(root, plan, session)
 
+            here = 0
+
             def progressed(done: int, total: int) -> None:
-                progress(done, total, session.source_count)
+                nonlocal here
+                # What has come and is not in its place yet makes it seem less for a moment.
+                here = max(here, min(done - session.received, total))
+                progress(done, total, session.source_count, here)
 
             def find(cid: CID) -> AsyncGenerator[Provider, None]:
                 return self._finding.providers(cid, plan.groups if origin is None else origin.groups)

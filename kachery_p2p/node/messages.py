@@ -32,7 +32,7 @@ class LoadRequest:
 
     Attributes:
         cid: the root.
-        path: names of directory entries to follow from the root.
+        path: names of directory entries to follow from the root, and the symbolic links among them.
         kind: "file"; "bytes" (then `start` and `end`, exclusive, say which); "directory" with all that is in it;
             "listing", only what a directory's entries are; or "info", only what it is and how large, which needs no
             room on the disk.
@@ -44,6 +44,7 @@ class LoadRequest:
             machines, hears of it.
         members_only: nobody but members of the groups of this machine, and the user's own machines, is to hear of it,
             whatever is known of it.
+        follow: whether the last name of `path` is followed, where it is a symbolic link; the others always are.
     """
 
     cid: CID
@@ -56,6 +57,7 @@ class LoadRequest:
     part: bool = field(default=False, metadata=OMITTED)
     groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
     members_only: bool = field(default=False, metadata=OMITTED)
+    follow: bool = field(default=True, metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,13 @@ class LoadResult:
     Attributes:
         cid: of the file or directory that the path leads to.
         path: where the bytes of a file, or of a range, are. None for "directory", "listing" and "info".
-        size: bytes of the whole file. None for "directory" and "listing", and for "info" of a directory.
+        size: bytes of the whole file. None for "directory" and "listing", and for "info" of a directory or of a
+            symbolic link.
         sources: bytes fetched, by peer ID or `gateway:<host>`.
         seconds: how long it took.
+        dag_size: for "info" of a directory, bytes of all blocks in and below it, as its first block states them.
+        destination: for "info", what the last name of the path points to, where that is a symbolic link. Where it was
+            not to be followed, `cid` is that of the link.
     """
 
     cid: CID
@@ -75,6 +81,8 @@ class LoadResult:
     size: int | None = None
     sources: Mapping[str, int] = field(default_factory=dict[str, int])
     seconds: float = 0.0
+    dag_size: int | None = field(default=None, metadata=OMITTED)
+    destination: str | None = field(default=None, metadata=OMITTED)
 
 
 # --- who has it, and who is told -------------------------------------------------------------------------------------

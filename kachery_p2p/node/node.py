@@ -29,7 +29,7 @@ from kachery_p2p.membership.service import GroupService
 from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
 from kachery_p2p.node.fetched import Counters
-from kachery_p2p.node.loading import Loading
+from kachery_p2p.node.loading import Loading, LoadProgress, no_progress
 from kachery_p2p.node.members import MembersFirst
 from kachery_p2p.node.messages import Copies, LoadResult, PublishedName, ResolvedName
 from kachery_p2p.node.options import NodeOptions
@@ -68,7 +68,6 @@ if TYPE_CHECKING:
     from kachery_p2p.pinning.server.keeper import ServiceFigures
     from kachery_p2p.repo.keys import NodeKey
     from kachery_p2p.repo.repo import Repo
-    from kachery_p2p.routing.provide.blinding import Members
 
 log = logging.getLogger("kachery_p2p.node.node")
 
@@ -102,7 +101,6 @@ class Node:
         options: how it finds others and is found; by default not at all.
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
-        memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
         served_log: counts how much each peer is given; None where nobody wants to know.
 
     Attributes:
@@ -139,7 +137,6 @@ class Node:
         options: NodeOptions | None = None,
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
-        memberships: Members | None = None,
         served_log: ServedLog | None = None,
     ) -> None:
         self.repo = repo
@@ -156,8 +153,7 @@ class Node:
         self._listen = self._ports.recall(listen)
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
         self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
-        self._members: Members = memberships or self.groups
-        self.gate = Gate(self._members, repo.access)
+        self.gate = Gate(self.groups, repo.access)
         self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         self.gateways: GatewayClient | None = None
         sources: list[GatewaySource] = []
@@ -179,7 +175,7 @@ class Node:
         )
         self.host.set_handler(asking.PROTOCOL, asking.AudienceServer(self.gate, self._downloads.arriving).handle)
         owner = ownership.OwnerServer(
-            repo.directory, options.show_owner, lambda peer: bool(self._members.groups_of(peer))
+            repo.directory, options.show_owner, lambda peer: bool(self.groups.groups_of(peer))
         )
         self.host.set_handler(ownership.PROTOCOL, owner.handle)
         self._downloads.arriving.notify = self.exchange.notify
@@ -193,13 +189,13 @@ class Node:
             swarm_key=swarm_key,
             arriving=lambda: self._lasting,
             gate=self.gate,
-            members=self._members,
+            members=self.groups,
         )
         self._own_machines = OwnMachines(self.host, self.groups)
         self._members_first = MembersFirst(
             self.host,
             self.finding,
-            self._members,
+            self.groups,
             self.gate,
             settled=self._own_machines.settled,
             formerly=repo.access.leaving.formerly,
@@ -218,14 +214,14 @@ class Node:
             self._downloads,
             self.exchange,
             self.finding,
-            self._members,
+            self.groups,
             self._members_first,
             reach=self._reach,
             peers=self._peers,
             lasting=self._is_lasting,
         )
         self.public_loads = PublicLoads(
-            repo, self.host, self.exchange, self.finding, self.gate, self._members, reach=self._reach, peers=self._peers
+            repo, self.host, self.exchange, self.finding, self.gate, self.groups, reach=self._reach, peers=self._peers
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -242,7 +238,7 @@ class Node:
                 except KacheryError as error:
                     log.warning("the ports cannot be remembered: %s", error)
                 # Whoever is removed from a group hears of no want any more, also of a load that is under way.
-                self._members.on_changed(self.exchange.look_again)
+                self.groups.on_changed(self.exchange.look_again)
                 await nursery.start(self.access_log.run)
                 if self.served_log is not None:
                     await nursery.start(self.served_log.run)
@@ -482,9 +478,7 @@ class Node:
         self.finding.refresh()
         self.finding.names.look_again()
 
-    async def load(
-        self, request: LoadRequest, progress: Callable[[int, int, int], None] = lambda done, total, peers: None
-    ) -> LoadResult:
+    async def load(self, request: LoadRequest, progress: LoadProgress = no_progress) -> LoadResult:
         """Bring a file, a byte range of one, or a directory to this machine; see `loading.Loading.load`.
 
         Raises:

@@ -15,6 +15,7 @@ import trio
 
 from kachery_p2p.errors import ContentNotFound, InvalidAddress, IsADirectory, KacheryError
 from kachery_p2p.load.cars import read_car
+from kachery_p2p.node.loading import LoadProgress, no_progress
 from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.pinning.limits import MAX_ADDRESSES
 from kachery_p2p.pinning.server.keeper import Brought, Figures, Progress
@@ -81,7 +82,7 @@ class PinKeeper:
     ) -> None:
         """See `Keeper`."""
 
-        def told(done: int, total: int, sources: int) -> None:
+        def told(done: int, total: int, sources: int, here: int) -> None:
             progress(done, total)
 
         request = LoadRequest(root, providers=_dialable(origins), timeout=silence, groups=tuple(groups))
@@ -100,9 +101,7 @@ class PinKeeper:
         )
         return Brought(tuple((root.cid, root.size) for root in came.roots), came.blocks, came.size)
 
-    async def _load(
-        self, request: LoadRequest, told: Callable[[int, int, int], None] = lambda done, total, sources: None
-    ) -> LoadResult:
+    async def _load(self, request: LoadRequest, told: LoadProgress = no_progress) -> LoadResult:
         """Load; what goes wrong is a named error, also where several things do.
 
         What is here for some alone is as if nobody had it, and takes as long.

@@ -152,11 +152,11 @@ class Keeping:
         entries = await self._entries(request.cid, request.services)
         with trio.move_on_after(float("inf") if request.timeout is None else request.timeout):
             while self._worker is not None:
-                seen, stale = self._worker.changes, self._worker.reconsidering
+                seen, stale = self._worker.changes.count, self._worker.reconsidering
                 entries = await self._entries(request.cid, request.services)
                 if not stale and all(_settled(entry, request.verified) for entry in entries):
                     break
-                await self._worker.wait_changed(seen)
+                await self._worker.changes.wait(seen)
         return entries
 
     def wake(self, *, again: bool = False) -> None:

@@ -20,6 +20,7 @@ import trio
 
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.units import GIB, HOUR, MIB
+from kachery_p2p.waking import Flag
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
@@ -101,7 +102,7 @@ class Room:
         self._hooks = hooks or RoomHooks()
         self._pace = pace or RoomPace()
         self._wall = wall
-        self._wake = trio.Event()
+        self._wake = Flag()
         self._arrived = 0
         self._complained = -float("inf")
         self._busy = trio.Lock()
@@ -114,13 +115,12 @@ class Room:
         """Look now and then, until cancelled."""
         task_status.started()
         while True:
-            self._wake = trio.Event()
             try:
                 await self.look()
             except KacheryError as error:
                 log.warning("room cannot be made now: %s", error)
             with trio.move_on_after(self._pace.interval):
-                await self._wake.wait()
+                await self._wake.take()
 
     def arrived(self, size: int) -> None:
         """So many bytes were loaded."""

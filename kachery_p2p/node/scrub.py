@@ -24,8 +24,9 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, DamagedFile, KacheryError
 from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.node.scrub_state import MAX_DAMAGED, STATE_NAME, Damaged, ScrubState, read_state, write_state
-from kachery_p2p.repo.scrubbing import Place, Step
+from kachery_p2p.repo.scrubbing import ScrubPlace, Step
 from kachery_p2p.units import DAY, HOUR, MIB
+from kachery_p2p.waking import Flag
 
 if TYPE_CHECKING:
     from kachery_p2p.node.node import Node
@@ -101,8 +102,8 @@ class Scrub:
         self._wall = wall
         self._days = days
         self._path = node.repo.directory / STATE_NAME
-        self._changed = trio.Event()
-        self._found = trio.Event()
+        self._changed = Flag()
+        self._found = Flag()
         self._noted = -float("inf")
         private.fit(self._path)
         self.state = read_state(self._path)
@@ -130,24 +131,22 @@ class Scrub:
 
     async def _read_on(self) -> None:
         while True:
-            self._changed = trio.Event()
             wait = IDLE_PAUSE
             try:
                 wait = await self._turn()
             except KacheryError as error:
                 log.warning("what is here cannot be read through now: %s", error)
             with trio.move_on_after(wait):
-                await self._changed.wait()
+                await self._changed.take()
 
     async def _mend_on(self) -> None:
         while True:
-            self._found = trio.Event()
             try:
                 await self._mend()
             except KacheryError as error:
                 log.warning("what is damaged cannot be mended now: %s", error)
             with trio.move_on_after(IDLE_PAUSE):
-                await self._found.wait()
+                await self._found.take()
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -311,11 +310,11 @@ class Scrub:
             log.info("how far it was read cannot be written down: %s", error.strerror or error)
 
 
-def _place(state: ScrubState) -> Place | None:
+def _place(state: ScrubState) -> ScrubPlace | None:
     """The place of a state; None where the round has ended."""
     for stage in ("files", "packs", "blocks"):
         if state.stage == stage:
-            return Place(stage, state.row, state.leaves)
+            return ScrubPlace(stage, state.row, state.leaves)
     return None
 
 

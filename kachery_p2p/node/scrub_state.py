@@ -52,7 +52,7 @@ class ScrubState:
     """What is written down.
 
     Attributes:
-        stage, row, leaves: the place; see `kachery_p2p.repo.scrubbing.Place`.
+        stage, row, leaves: the place; see `kachery_p2p.repo.scrubbing.ScrubPlace`.
         begun: when this round began; seconds since 1970. 0 before the first one.
         done: bytes that were read in it.
         finished: when the last round ended; 0 where none has.

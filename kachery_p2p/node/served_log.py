@@ -29,6 +29,7 @@ import trio
 from kachery_p2p.errors import DamagedRepo, KacheryError
 from kachery_p2p.sqlite import Settings, SQLiteFile
 from kachery_p2p.sqlite_schema import make_schema
+from kachery_p2p.waking import Flag
 
 log = logging.getLogger("kachery_p2p.node.served_log")
 
@@ -129,7 +130,7 @@ class ServedLog:
         self._file: SQLiteFile | None = None
         #: Blocks and bytes by peer and first block. Changed by the event loop alone, and taken away as a whole.
         self._pending: dict[tuple[str, bytes], list[int]] = {}
-        self._full = trio.Event()
+        self._full = Flag()
         self._last: OrderedDict[str, str] = OrderedDict()
         self._flushing = trio.Lock()
         self._writing = threading.Lock()
@@ -165,8 +166,7 @@ class ServedLog:
         try:
             while True:
                 with trio.move_on_after(INTERVAL):
-                    await self._full.wait()
-                self._full = trio.Event()
+                    await self._full.take()
                 await self.flush()
         finally:
             with trio.CancelScope(shield=True):

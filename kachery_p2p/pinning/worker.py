@@ -25,7 +25,7 @@ from kachery_p2p.pinning.service import PinningClient
 from kachery_p2p.pinning.service_http import ServiceHttp
 from kachery_p2p.pinning.steps import Client, FetchBack, Hold, Pauses, Steps
 from kachery_p2p.pinning.upload import RpcClient
-from kachery_p2p.waking import Flag, Signal
+from kachery_p2p.waking import Changes, Flag
 
 log = logging.getLogger("kachery_p2p.pinning")
 
@@ -83,6 +83,8 @@ class PinWorker:
         self._pace = pace or WorkerPace()
         self._pauses = Pauses(self._pace)
         self._wall = wall
+        #: Grows when a row has changed, here or by another process.
+        self.changes = Changes()
         self._steps = Steps(
             outbox,
             source=source,
@@ -90,14 +92,11 @@ class PinWorker:
             hold=hold,
             release=release,
             fetch_back=fetch_back,
-            written=self._notify,
+            written=self.changes.happened,
             pauses=self._pauses,
             wall=wall,
         )
         self._lanes = {each.name: _Lane(each, self._pace, wall) for each in services[:MAX_SERVICES]}
-        self._changed = Signal()
-        #: Grows when a row has changed, here or by another process. See `wait_changed`.
-        self.changes = 0
         self._counts: dict[str, dict[str, int]] = {}
         self._error = ""
 
@@ -133,15 +132,6 @@ class PinWorker:
         """Whether rows still stand as refused that are about to be tried again."""
         return any(lane.again for lane in self._lanes.values())
 
-    async def wait_changed(self, seen: int) -> None:
-        """Wait until a row has changed, here or by another process.
-
-        Args:
-            seen: `changes` as it was before the rows were read. When there are more by now, it does not wait.
-        """
-        while self.changes == seen:
-            await self._changed.wait()
-
     def status(self) -> dict[str, Any]:
         """How each service has been doing, as plain JSON values."""
         now = trio.current_time()
@@ -176,12 +166,8 @@ class PinWorker:
                 if version != before:
                     before = version
                     self.wake()
-                    self._notify()
+                    self.changes.happened()
             await trio.sleep(self._pace.look)
-
-    def _notify(self) -> None:
-        self.changes += 1
-        self._changed.notify()
 
     async def _run_lane(self, lane: _Lane) -> None:
         async with trio.open_nursery() as nursery:
@@ -204,7 +190,7 @@ class PinWorker:
         if lane.again:
             await trio.to_thread.run_sync(self._outbox.begin_anew, WHOLE_SERVICE, name)
             lane.again = False
-            self._notify()
+            self.changes.happened()
         rest = lane.rest_until - trio.current_time()
         if rest > 0:
             if lane.problem:
@@ -212,7 +198,7 @@ class PinWorker:
                 await trio.to_thread.run_sync(
                     lambda: self._outbox.tell(name, lane.problem, lane.last_error, until, refuse=refuse)
                 )
-                self._notify()  # a task that waits for a row may have read it before
+                self.changes.happened()  # a task that waits for a row may have read it before
             return rest
         found = await trio.to_thread.run_sync(self._outbox.due, name, pace.longest, 4 * MAX_STEPS_PER_SERVICE)
         fresh = [entry for entry in found if entry.id not in lane.busy]
@@ -240,7 +226,7 @@ class PinWorker:
         finally:
             lane.busy.discard(entry.id)
             lane.wake.set()
-            self._notify()
+            self.changes.happened()
 
     async def _do(self, lane: _Lane, entry: PinEntry) -> None:
         def sent(done: int, size: int) -> None:

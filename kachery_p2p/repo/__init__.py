@@ -6,8 +6,6 @@ On the disk
     <directory>/                    0700 when made here
       private.pem  public.pem       the node's Ed25519 key: PKCS#8 and SubjectPublicKeyInfo, PEM, 0600 (keys.py)
       swarm.key                     the key of a private network, where there is one: Kubo's format, 0600 (swarm_key.py)
-      config.json  tokens.json      the user's settings, and the tokens of pinning services (kachery_cloud.settings)
-      node.toml                     settings of the program that only runs the node (kachery_cloud.settings.node_file)
       scrub.json                    how far that has read through what is here, and what was damaged: JSON, replaced
                                     whole (kachery_p2p.node.scrub_state); where it is lost all is read anew
       node.lock                     locked (flock) by the process that is the node; a JSON object of its number and its
@@ -29,13 +27,15 @@ On the disk
       access.sqlite[-wal, -shm]     which peer was given how much of what is not for everyone (kachery_p2p.access.log)
       gateway-token                 what the user shows to the gateway (kachery_p2p.gateway.server.token); 0600
       outbox.sqlite[-wal, -shm]     what is to be kept where, and how far that is (kachery_p2p.pinning.outbox)
-      ownership.json                who has signed in on this machine: a proof with the keys of its issuer, 0600
-                                    (kachery_cloud.ownership.kept)
-      issuers.json                  the keys of issuers that this machine has seen, and when (.archive)
-      labs.json                     the lab's nodes that it is registered with, or is about to be, 0600 (.labs)
+      pinning-service.sqlite[-wal, -shm]  who may pin here, and what (kachery_p2p.pinning.server.store)
+      usage.sqlite[-wal, -shm]      how much each peer was given, by day (kachery_p2p.node.served_log); it may be lost
+      groups/                       the groups that this machine is in: <id>.json with lists and secrets, addresses.json
+                                    with where members are; 0700, all in it 0600 (kachery_p2p.membership.store)
+      public/                       a directory like this one, with what a gateway fetched for strangers; it goes with
+                                    the node (kachery_p2p.node.public_loads)
+      ownership.json                the proof of who stands behind this machine, 0600 (kachery_p2p.ownership_file)
       ipns/<key>/                   a name that moves: private.pem, public.pem, and record, which was signed last
                                     (kachery_p2p.routing.ipns.shelf); 0700, all in it 0600. Of the node's own key "self"
-      node.json  node.sock          where the running node listens for the other processes (kachery_cloud.node.endpoint)
       ipfs/<ab>/<cd>/<ef>/<cid>     each stored or loaded file, once, as a plain file, 0444; abcdef are the last six
                                     characters of the CID in its text form
       packs/<number>.car            small files, many in one, until their path is asked for: a CARv1 that grows
@@ -58,6 +58,9 @@ On the disk
       damaged/<cid>.<n>             copies with wrong bytes that were set aside, n = 1, 2 ...
       damaged/catalog.sqlite.<...>  catalogs that were rebuilt
       repaired.catalog.sqlite       a catalog being rebuilt; it takes the old one's name when it is complete
+
+The program above keeps files of its own beside these: its settings, where the running node listens, keys, plain copies,
+what it knows of a lab. They are of no concern to the repo; docs/formats.md ("Keys and small files") lists them all.
 
 A file under `ipfs/` *is* the block store: the catalog says that the block with this multihash is `length` bytes at
 `offset` of that file, as they are (wrap 0), or in a dag-pb node (`0a` len `08 02 12` length *bytes* `18` length, the
@@ -94,6 +97,7 @@ What a crash leaves (process killed, or power lost), by the last step that was d
 
     data being written to tmp/      a file in tmp/; removed when the repo is next opened
     data being written to partial/  a partial file; `Download.has` hashes what is in it, and only the rest is loaded
+    all of a file in partial/       the same; whoever asks for it next makes it whole (completing.py)
     inner nodes in nodes/           a record of a file that is not here: it is of no use and does no harm
     blocks committed while loading  blocks that no root reaches. `Repo.sweep` drops those older than a week (gc)
     files of a folder stored,       roots that are not kept, and in no folder that is: `gc` removes them when they are

@@ -366,8 +366,7 @@ class Checker:
             detail = (
                 f"{path} is damaged: it does not have the bytes that its name {cid} promises. {way_out(cid)}"
                 if what == "damaged"
-                else f"{path} is not there any more, and the catalog has not removed it: somebody deleted it by hand. "
-                f"{way_out(cid)}"
+                else f"{path} is not there any more: somebody deleted it by hand. {way_out(cid)}"
             )
         elif what == "missing":
             detail = (

@@ -22,7 +22,7 @@ from kachery_p2p.repo.fileio import sync_folder
 from kachery_p2p.repo.leaves import wrap_parts
 from kachery_p2p.repo.limits import BATCH_BYTES, PACK_WASTE
 from kachery_p2p.repo.packing import PackedFile, Packer
-from kachery_p2p.repo.packs import HEADER, PackReader, Place, section_head
+from kachery_p2p.repo.packs import HEADER, PackPlace, PackReader, section_head
 from kachery_p2p.repo.root_keys import cid_of
 
 
@@ -30,7 +30,7 @@ class _Live(NamedTuple):
     """A file that a pack still has, as the catalog says."""
 
     cid: CID
-    place: Place
+    place: PackPlace
 
 
 def compact(packer: Packer, catalog: Catalog, reader: PackReader) -> int:
@@ -52,7 +52,7 @@ def compact(packer: Packer, catalog: Catalog, reader: PackReader) -> int:
                 size = os.path.getsize(path)
             except FileNotFoundError:
                 continue
-        if size - _used(_live(catalog, number)) > PACK_WASTE * size:
+        if is_wasteful(size, _used(_live(catalog, number))):
             freed += _compact(packer, catalog, reader, number)
     return freed
 
@@ -66,7 +66,7 @@ def _compact(packer: Packer, catalog: Catalog, reader: PackReader, number: int) 
         path = reader.path_of(number)
         size = os.fstat(pack.fd).st_size
         live = _live(catalog, number)
-        if size - _used(live) <= PACK_WASTE * size:
+        if not is_wasteful(size, _used(live)):
             return 0
         batch: list[PackedFile] = []
         left = 0
@@ -94,10 +94,20 @@ def used_bytes(catalog: Catalog, number: int) -> int:
     return _used(_live(catalog, number))
 
 
+def pack_contents(catalog: Catalog, number: int) -> dict[bytes, int]:
+    """The files of a pack, by the keys of their roots, and the bytes that each takes with what stands around it."""
+    return {bytes(each.cid.to_v1()): _section_bytes(each) for each in _live(catalog, number)}
+
+
+def is_wasteful(size: int, used: int) -> bool:
+    """Whether so much of a pack is of no use that it is to be compacted. Both in bytes."""
+    return size - used > PACK_WASTE * size
+
+
 def _live(catalog: Catalog, number: int) -> list[_Live]:
     """The files that a pack has, in the order in which they lie."""
     return [
-        _Live(cid_of(key, version), Place(*place))
+        _Live(cid_of(key, version), PackPlace(*place))
         for key, version, *place in catalog.all(
             "SELECT r.key, r.version, p.pack, p.offset, p.length, p.wrap FROM packed p JOIN roots r ON r.id = p.root "
             "WHERE p.pack = ? ORDER BY p.offset",
@@ -108,8 +118,10 @@ def _live(catalog: Catalog, number: int) -> list[_Live]:
 
 def _used(live: Sequence[_Live]) -> int:
     """The bytes of a pack that are of use."""
-    used = len(HEADER) if live else 0
-    for cid, place in live:
-        used += len(section_head(cid, place.length, place.wrap)) + place.length
-        used += len(wrap_parts(place.wrap, place.length)[1])
-    return used
+    return (len(HEADER) if live else 0) + sum(map(_section_bytes, live))
+
+
+def _section_bytes(each: _Live) -> int:
+    cid, place = each
+    head, tail = section_head(cid, place.length, place.wrap), wrap_parts(place.wrap, place.length)[1]
+    return len(head) + place.length + len(tail)

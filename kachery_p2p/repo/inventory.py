@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from kachery_p2p.repo.folder_parts import FolderParts, part_row
 from kachery_p2p.repo.kept_rows import LINKED, LOADED, PINNED, STORED, KeptRoot, Label, clean_label, keep_row, label_row
 from kachery_p2p.repo.labels import LabelRecord, LabelRecords
 from kachery_p2p.repo.limits import SERVED_SECONDS, SQL_KEYS, USED_NOTES, USED_SECONDS
+from kachery_p2p.repo.listing import gone_inside
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.relisting import bring_back, outer_roots, relist, take_over
 from kachery_p2p.repo.root_keys import cid_of
@@ -285,6 +286,10 @@ class Inventory:
         )
         return [(key, cid_of(key, version)) for key, version in rows]
 
+    def is_inside(self, cid: CID) -> bool:
+        """Whether a file is in a folder that is listed, or of which a part is. Looks through all of these."""
+        return bytes(cid.to_v1()) in self._inside()
+
     def here_among(self, keys: Sequence[bytes]) -> set[bytes]:
         """Those of some files, by their keys, that the catalog has whole."""
         found: set[bytes] = set()
@@ -359,24 +364,43 @@ class Inventory:
         places = self._places(where, more)
         labels = self._labels(only)
         found: list[KeptRoot] = []
-        for key, version, kind, size, how, added, used, whole in rows:
+        gone = gone_inside(self._catalog, self._reader) if only is None else set[bytes]()
+        for key, version, kind, size, how, added, used, _ in rows:
             root = KeptRoot(
                 cid_of(key, version), kind == DIRECTORY, how, size, 0, added, used, tuple(labels.get(key, ()))
             )
-            found.append(self._folder(root, whole) if root.directory else self._file(root, places.get(key, ())))
-        return found
+            found.append(root if root.directory else self._file(root, places.get(key, ())))
+            if not (root.directory or found[-1].whole):
+                gone.add(key)
+        return [
+            self._folder(root, row[-1], gone) if root.directory else root for root, row in zip(found, rows, strict=True)
+        ]
 
-    def _folder(self, root: KeptRoot, whole: int | None) -> KeptRoot:
+    def _folder(self, root: KeptRoot, whole: int | None, gone: Set[bytes]) -> KeptRoot:
+        """A folder, with how much of it is here.
+
+        Args:
+            root: of it.
+            whole: whether all of it is, as the catalog has it; None where that must be looked up.
+            gone: the keys of files that the catalog has and that are not where it says.
+        """
         if whole is None:
             lacking, _ = self.lacking(root.cid)
             whole = int(lacking == 0)
             if not self._catalog.read_only:
                 with self._catalog.write() as db:
                     db.execute("UPDATE kept SET whole = ? WHERE key = ?", (whole, root.key))
+        here = root.size or 0
+        if not whole or gone:
+            files = {bytes(cid.to_v1()): cid for cid in self.members(root.cid).files}
+            if not whole or not gone.isdisjoint(files):
+                whole = 0
+                there = self.here_among(list(files)) - gone
+                here = sum(self._placer.root_sizes([files[key] for key in there]).values())
         copied = not root.how & LINKED or bool(root.how & STORED)
         return replace(
             root,
-            here=root.size or 0 if whole else 0,
+            here=here,
             copied=copied,
             linked=bool(root.how & LINKED),
             whole=bool(whole),

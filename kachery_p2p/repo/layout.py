@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +16,13 @@ from kachery_p2p.errors import NoPermission, NotADirectory, RepoError, Unsupport
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import CATALOG_NAME
 from kachery_p2p.repo.limits import MAX_NAME
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and its folders, in any order; none where there is no such folder."""
+    for below, _, names in os.walk(folder):
+        for name in names:
+            yield Path(below, name)
 
 
 class Layout:

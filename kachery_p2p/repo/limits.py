@@ -174,3 +174,10 @@ LEFTOVER_SECONDS = 7 * 24 * 3600.0
 SCRUB_BYTES = 8 * MIB
 #: Rows of small things that are looked at in one go.
 SCRUB_ROWS = 128
+
+#: Partial files of which one process remembers that they have no holes, and are not whole all the same.
+TRIED_PARTIALS = 1024
+
+#: Files in folders that a list looks at, the newest: a few hundredths of a second on a disk of this machine, a second
+#: or so on one of the network. Of more than these it says what was known when each was last used.
+LOOKED_INSIDE = 4096

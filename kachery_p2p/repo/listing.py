@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from kachery_p2p.dag.cid import CID, read_cid
 from kachery_p2p.repo.catalog import DIRECTORY, OK, Catalog
-from kachery_p2p.repo.limits import SQL_KEYS
-from kachery_p2p.repo.second_place import cid_of
-from kachery_p2p.repo.serving import BlockReader
+from kachery_p2p.repo.limits import LOOKED_INSIDE, SQL_KEYS
+from kachery_p2p.repo.root_keys import cid_of
+from kachery_p2p.repo.serving import BlockReader, unchanged
 
 #: What stands before the multihash in the key of a root, a CIDv1: the codecs raw, dag-pb, dag-cbor and dag-json.
 _ROOT_PREFIXES = (b"\x01\x55", b"\x01\x70", b"\x01\x71", b"\x01\xa9\x02")
@@ -143,3 +143,23 @@ class Listing:
         (folders,) = one("SELECT count(*) FROM roots WHERE kind = ?", (DIRECTORY,))
         blocks, block_size = one("SELECT count(*), coalesce(sum(length(data)), 0) FROM blocks")
         return RepoStats(files + packed, size + packed_size, linked, linked_size, folders, blocks, block_size)
+
+
+def gone_inside(catalog: Catalog, reader: BlockReader) -> set[bytes]:
+    """The keys of files in folders that are not as the catalog has them: people remove files by hand.
+
+    Some thousand are looked at, those that came last; none is read.
+    """
+    right: dict[bytes, bool] = {}
+    for key, path, linked, *stamp in catalog.all(
+        "SELECT r.key, f.path, f.linked, f.size, f.mtime_ns, f.ctime_ns, f.inode FROM files f "
+        "JOIN roots r ON r.id = f.root LEFT JOIN kept k ON k.key = r.key "
+        f"WHERE k.key IS NULL AND f.state = {OK} ORDER BY f.id DESC LIMIT {LOOKED_INSIDE}"
+    ):
+        try:
+            same = unchanged(os.stat(reader.absolute(path, linked)), linked, *stamp)
+        except OSError:
+            same = False
+        right[key] = right.get(key, False) or same
+    gone = [cid_of(key, 1) for key, same in right.items() if not same]
+    return {bytes(cid) for cid in gone} - reader.packs.files(gone).keys() if gone else set()

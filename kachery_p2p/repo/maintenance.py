@@ -14,10 +14,11 @@ from kachery_p2p.errors import KacheryError, MalformedDag, UnsupportedCID
 from kachery_p2p.repo.catalog import DIRECTORY
 from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Problem, Row, way_out
 from kachery_p2p.repo.fileio import Progress, Stamp
+from kachery_p2p.repo.layout import files_below
 from kachery_p2p.repo.limits import MARK_BATCH, ORPHAN_SECONDS, SQL_KEYS
 from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.packing import forget_packed
-from kachery_p2p.repo.packs import Place
+from kachery_p2p.repo.packs import PackPlace
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.second_place import (
@@ -25,7 +26,6 @@ from kachery_p2p.repo.second_place import (
     SecondPlace,
     cid_of_file,
     right_block,
-    stored_files,
 )
 from kachery_p2p.repo.tree import read_tree
 
@@ -169,7 +169,7 @@ class Maintenance:
         """See Repo.adopt_unknown."""
         self._placer.packer.take_in(whole=True)
         known = {path for (path,) in self._catalog.all("SELECT path FROM files WHERE linked = 0")}
-        unknown = [path for path in stored_files(self._layout.ipfs) if self._layout.relative(path) not in known]
+        unknown = [path for path in files_below(self._layout.ipfs) if self._layout.relative(path) not in known]
         problems: list[Problem] = []
         sizes = {path: path.stat().st_size for path in unknown}
         total, done = sum(sizes.values()), 0
@@ -209,7 +209,7 @@ class Maintenance:
                 "SELECT r.key, r.version, p.pack, p.offset, p.length, p.wrap FROM packed p "
                 "JOIN roots r ON r.id = p.root ORDER BY p.pack, p.offset"
             )
-            files = [(cid_of(key, version), Place(*place)) for key, version, *place in rows]
+            files = [(cid_of(key, version), PackPlace(*place)) for key, version, *place in rows]
         else:
             wanted = list(cids)
             places = self._reader.packs.files(wanted)

@@ -63,7 +63,19 @@ class Named:
         Raises:
             OSError: one cannot be removed.
         """
-        self._empty(self._folder(cid))
+        for path in self.of(cid):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        with suppress(OSError):  # somebody gives one just now
+            os.rmdir(self._folder(cid))
+
+    def of(self, cid: CID) -> list[Path]:
+        """All names of a root."""
+        folder = self._folder(cid)
+        try:
+            return [folder / name for name in os.listdir(folder)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def sweep(self) -> int:
         """Take the names away whose copy is gone. Returns how many."""
@@ -119,17 +131,6 @@ class Named:
             if not os.path.lexists(path):
                 raise
             # Whoever forgot the names of this file just now removed the folder.
-
-    def _empty(self, folder: Path) -> None:
-        try:
-            names = os.listdir(folder)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        for name in names:
-            with suppress(FileNotFoundError):
-                os.unlink(folder / name)
-        with suppress(OSError):  # somebody gives one just now
-            os.rmdir(folder)
 
 
 def _link(path: Path, target: Path) -> bool:

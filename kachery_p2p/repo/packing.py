@@ -39,8 +39,8 @@ from kachery_p2p.repo.limits import BATCH_BYTES, LOCK_POLL_SECONDS, PACK_BYTES, 
 from kachery_p2p.repo.locks import LockedFile
 from kachery_p2p.repo.packs import (
     HEADER,
+    PackPlace,
     PackReader,
-    Place,
     read_sections,
     removed_section,
     section_forms,
@@ -153,7 +153,7 @@ class Packer:
                 self._remove(number, some[start : start + WIPE_BATCH], places)
         return set(places)
 
-    def _remove(self, number: int, cids: Sequence[CID], places: Mapping[bytes, Place]) -> None:
+    def _remove(self, number: int, cids: Sequence[CID], places: Mapping[bytes, PackPlace]) -> None:
         """Take files out of one pack."""
         path = self._reader.path_of(number)
         while path.exists():

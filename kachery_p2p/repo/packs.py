@@ -57,7 +57,7 @@ _ROOT_PREFIXES = (bytes((1, RAW)), bytes((1, DAG_PB)))
 _SEEN = "SELECT 1 FROM seen WHERE key = ? LIMIT 1"
 
 
-class Place(NamedTuple):
+class PackPlace(NamedTuple):
     """Where a packed file is: `length` bytes at `offset` of a pack are its bytes, which are a block in that wrap."""
 
     pack: int
@@ -70,7 +70,7 @@ class PackedFile(NamedTuple):
     """A file in a pack, as the catalog says: it is not read yet, and may have moved when it is."""
 
     cid: CID
-    place: Place
+    place: PackPlace
     packs: PackReader
 
     @property
@@ -220,11 +220,11 @@ class PackReader:
             return []
         return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match is not None)
 
-    def files(self, cids: Sequence[CID]) -> dict[bytes, Place]:
+    def files(self, cids: Sequence[CID]) -> dict[bytes, PackPlace]:
         """Where those of the files are that are packed, as the catalog says, by binary CIDv1."""
         return self._places([bytes(cid.to_v1()) for cid in cids])
 
-    def file(self, cid: CID) -> Place | None:
+    def file(self, cid: CID) -> PackPlace | None:
         """Where a file is, if it is packed, as the catalog says."""
         return self._place((bytes(cid.to_v1()),))
 
@@ -249,7 +249,7 @@ class PackReader:
         found = ((key[2:], self._block(key[2:], place)) for key, place in places.items())
         return {key: block for key, block in found if block is not None}
 
-    def read(self, multihash: bytes, place: Place) -> bytes | None:
+    def read(self, multihash: bytes, place: PackPlace) -> bytes | None:
         """The bytes of the file at a place, if they are right. It may have moved to another pack meanwhile.
 
         Raises:
@@ -262,7 +262,7 @@ class PackReader:
                 data = self._read(multihash, now)
         return data
 
-    def _read(self, multihash: bytes, place: Place) -> bytes | None:
+    def _read(self, multihash: bytes, place: PackPlace) -> bytes | None:
         path = b"%s%d.car" % (self._prefix, place.pack)  # thousands are read of one folder, and pathlib takes its time
         try:
             # Perhaps it was another file that was kept open; then what the path names now is looked at.
@@ -297,8 +297,8 @@ class PackReader:
             with self._catalog.write() as db:
                 db.executemany("DELETE FROM seen WHERE key = ?", keys)
 
-    def _places(self, keys: Sequence[bytes]) -> dict[bytes, Place]:
-        found: dict[bytes, Place] = {}
+    def _places(self, keys: Sequence[bytes]) -> dict[bytes, PackPlace]:
+        found: dict[bytes, PackPlace] = {}
         for start in range(0, len(keys), SQL_KEYS):
             some = keys[start : start + SQL_KEYS]
             for key, *place in self._catalog.all(
@@ -306,18 +306,18 @@ class PackReader:
                 f"WHERE r.key IN ({','.join('?' * len(some))})",
                 some,
             ):
-                found[key] = Place(*place)
+                found[key] = PackPlace(*place)
         return found
 
-    def _place(self, keys: Sequence[bytes]) -> Place | None:
+    def _place(self, keys: Sequence[bytes]) -> PackPlace | None:
         row = self._catalog.one(
             "SELECT p.pack, p.offset, p.length, p.wrap FROM roots r JOIN packed p ON p.root = r.id "
             f"WHERE r.key IN ({','.join('?' * len(keys))})",
             keys,
         )
-        return None if row is None else Place(*row)
+        return None if row is None else PackPlace(*row)
 
-    def _block(self, multihash: bytes, place: Place) -> bytes | None:
+    def _block(self, multihash: bytes, place: PackPlace) -> bytes | None:
         data = self.read(multihash, place)
         if data is None or place.wrap == WRAP_NONE:
             return data

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, known_block
 from kachery_p2p.dag.pb import decode_node
@@ -29,18 +30,20 @@ from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import OK
 from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Row
 from kachery_p2p.repo.compaction import compact
-from kachery_p2p.repo.fileio import BINARY, CLOEXEC
-from kachery_p2p.repo.filelocks import lock_fd
 from kachery_p2p.repo.inventory import Inventory, KeptRoot
 from kachery_p2p.repo.kept_rows import forget_kept
 from kachery_p2p.repo.labels import LabelRecord
 from kachery_p2p.repo.limits import ROW_BATCH, SQL_KEYS
 from kachery_p2p.repo.maintenance import Maintenance
 from kachery_p2p.repo.named import Named
+from kachery_p2p.repo.partials import PartialLock, Partials
 from kachery_p2p.repo.placing import Placer, forget_file
 from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.seen import forget_seen
 from kachery_p2p.repo.serving import unchanged
+
+if TYPE_CHECKING:
+    from kachery_p2p.repo.foresight import Foresight
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,10 @@ class Removal:
         checker: Checker,
         maintenance: Maintenance,
         inventory: Inventory,
+        partials: Partials,
         changed: Callable[[], None],
     ) -> None:
+        self._partials = partials
         self._placer = placer
         self._checker = checker
         self._layout = placer.layout
@@ -118,7 +123,7 @@ class Removal:
                 raise RepoBusy(f"ipfs://{root.cid} was stored or loaded again just now, so it is not removed.")
             with ExitStack() as locks:
                 files = self._unfinished(self._goes(now)[0]) if now.directory else []
-                partial = [locks.enter_context(self._partial_lock(cid)) for cid in (root.cid, *files)]
+                partial = [locks.enter_context(PartialLock(self._layout, cid)) for cid in (root.cid, *files)]
                 removed = self._remove(now, more)
                 freed = sum(self._unlink(path) or 0 for path in partial if path is not None)
                 return replace(removed, freed=removed.freed + freed)
@@ -129,7 +134,7 @@ class Removal:
         Raises:
             RepoBusy: it is being loaded, or something is being stored.
         """
-        with self._lock.removing(), self._partial_lock(cid) as path:
+        with self._lock.removing(), PartialLock(self._layout, cid) as path:
             if path is not None and self._inventory.get(cid) is None:
                 self._unlink(path)
 
@@ -180,6 +185,23 @@ class Removal:
         if root.how == 0:
             found += [(cid, size) for cid in gone.values() if (size := self._inventory.parts.unfinished(cid))]
         return found
+
+    def foresee(self) -> Foresight:
+        """What removals would free, and tidying up before and after them, from how it is now."""
+        from kachery_p2p.repo.foresight import Foresight
+
+        return Foresight(
+            self._placer,
+            self._checker,
+            self._inventory,
+            self._partials,
+            counts=self._counts(),
+            aside=self._set_aside(),
+        )
+
+    def stays(self, root: KeptRoot) -> bool:
+        """Whether a root is a file that stays where it is when it is removed, because a folder has it."""
+        return not root.directory and root.key in self._counts()
 
     def sample(self, root: KeptRoot, blocks: int, proofs: int) -> tuple[list[CID], list[CID]]:
         """Blocks of a root chosen by chance, each as likely as any other byte of it: some to ask about, some to get.
@@ -236,9 +258,9 @@ class Removal:
         ]
 
     def tidy(self) -> int:
-        """Give back what removed things have left: holes in packs, nodes that nothing reaches, and damaged copies.
+        """Give back what is of no use: holes in packs, nodes that nothing reaches, partial files and damaged copies.
 
-        Those stay of which nothing else is whole here.
+        Of these two those stay of which nothing else is whole here.
 
         Returns:
             The bytes that are free now.
@@ -247,7 +269,8 @@ class Removal:
             self._finish()
             self._changed()
             self._drop_nodes()
-            freed = compact(self._placer.packer, self._catalog, self._reader.packs)
+            freed = self._partials.drop_unneeded()
+            freed += compact(self._placer.packer, self._catalog, self._reader.packs)
             freed += self._maintenance.sweep()[1]
             freed += self._drop_set_aside()
             self._inventory.records.tidy()
@@ -466,46 +489,7 @@ class Removal:
         names = set(os.listdir(self._layout.partial))
         return [cid for cid in cids if str(cid) in names] if names else []
 
-    def _partial_lock(self, cid: CID) -> _PartialLock:
-        with suppress(UnsupportedCID):
-            return _PartialLock(self._layout.partial_for(cid), cid)
-        return _PartialLock(None, cid)
-
 
 def _weighted(chance: random.Random, weights: Sequence[int], count: int) -> list[int]:
     """Some indices, each as likely as its weight says."""
     return chance.choices(range(len(weights)), weights=weights, k=count)
-
-
-class _PartialLock:
-    """The lock of a partial file, if there is one, so that nobody loads into it while it goes.
-
-    Raises:
-        RepoBusy: on entering: somebody does.
-    """
-
-    def __init__(self, path: Path | None, cid: CID) -> None:
-        self._path = path
-        self._cid = cid
-        self._fd = -1
-
-    def __enter__(self) -> Path | None:
-        if self._path is None:
-            return None
-        with explained("removing", self._path):
-            try:
-                self._fd = os.open(self._path, os.O_RDWR | CLOEXEC | BINARY)
-            except FileNotFoundError:
-                return None
-            if not lock_fd(self._fd):
-                self.__exit__()
-                raise RepoBusy(
-                    f"ipfs://{self._cid} is being loaded into this data directory just now, so it is not removed. End "
-                    "that load, or wait until it is done."
-                )
-        return self._path
-
-    def __exit__(self, *exc: object) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)

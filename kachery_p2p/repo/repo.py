@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,6 +16,7 @@ from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.access_repair import bring_back_access, check_access
 from kachery_p2p.repo.catalog import Catalog
 from kachery_p2p.repo.checking import Checker, Problem
+from kachery_p2p.repo.completing import Completer
 from kachery_p2p.repo.contents import Contents
 from kachery_p2p.repo.decoded import Decoded
 from kachery_p2p.repo.fileio import Progress
@@ -30,6 +32,7 @@ from kachery_p2p.repo.many import ManyFiles
 from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.newfile import clean_left_overs
 from kachery_p2p.repo.openfiles import OpenFiles
+from kachery_p2p.repo.partials import Partials
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.remaking import catalog_to_read, remake_catalog
 from kachery_p2p.repo.removal import Removal
@@ -79,10 +82,14 @@ class Repo(Stores):
         self.folder_nodes: Decoded[FolderKey, FolderNode] = Decoded(FOLDER_CACHE)
         self.access = self._placer.access
         self.maintenance = Maintenance(self._placer, self._checker)
+        self._completer = Completer(self._placer, self._checker)
         self._listing = Listing(catalog, self._reader)
         self.names = Named(layout)
         self.inventory = Inventory(self._placer)
-        self.removal = Removal(self._placer, self._checker, self.maintenance, self.inventory, self._forget_nodes)
+        self._partials = Partials(self._placer, self._checker)
+        self.removal = Removal(
+            self._placer, self._checker, self.maintenance, self.inventory, self._partials, self._forget_nodes
+        )
         self._usage: UsageReader | None = None
         self._eviction: Eviction | None = None
         self._scrubber: Scrubber | None = None
@@ -225,7 +232,10 @@ class Repo(Stores):
         return self._layout.partial_for(cid)
 
     def list_files(self) -> list[ListedFile]:
-        """All that was stored, loaded and linked, oldest first."""
+        """All that was stored, loaded and linked, oldest first, also what is inside of folders.
+
+        For programs that use a repo by itself. What `kachery_cloud` lists is what the user keeps (`inventory`).
+        """
         return self._listing.files()
 
     def roots(self) -> Iterator[bytes]:
@@ -263,6 +273,59 @@ class Repo(Stores):
     def stats(self) -> RepoStats:
         """What is here, in numbers."""
         return self._listing.stats()
+
+    # --- making whole ------------------------------------------------------------------------------------------------
+
+    def finish_partial(self, cid: CID) -> bool:
+        """Make a file whole of which all bytes are in its partial file, and list it, as the load of it would have.
+
+        Cheap where there is none, or one with holes; else all of it is hashed. It is for whom its blocks are.
+
+        Returns:
+            Whether it is whole now.
+
+        Raises:
+            RepoBusy: somebody is loading it.
+            DiskFull, NoPermission, RepoError: the system does not allow it.
+        """
+        completer = self._completer
+        if self.read_only or not completer.seems_full(cid):
+            return False
+        inside = self.inventory.is_inside(cid)  # then its blocks have the claims of the folder
+        audience = self.access.audience_of(cid)
+        with ExitStack() as stack:
+            public = audience.everyone or inside
+            claim = None if public else stack.enter_context(self.access.claim(audience))
+            with self.download(cid, claim) as download:
+                if not completer.finish(download):
+                    return False
+            if not inside:
+                self.inventory.loaded(cid, claim=claim)
+        return True
+
+    def mend(self, cid: CID) -> bool:
+        """Bring our own copy of a file back as far as that needs nobody else.
+
+        One that is damaged is set aside. Where a linked file has the bytes, it is copied.
+
+        Returns:
+            Whether all that was here of it is right now: our copy, or where there never was one a linked file.
+
+        Raises:
+            RepoBusy: somebody is loading it.
+            DiskFull, NoPermission, RepoError: the system does not allow it.
+        """
+        self._check_writable()
+        completer = self._completer
+        if completer.is_right(cid):
+            return True
+        had_copy = completer.had_copy(cid)
+        self.quarantine(cid)
+        size = completer.linked_size(cid)
+        if size is None or not had_copy:
+            return size is not None
+        with self.download(cid) as download:
+            return completer.copy_linked(download, size)
 
     # --- looking after it --------------------------------------------------------------------------------------------
 

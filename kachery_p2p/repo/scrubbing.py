@@ -37,7 +37,7 @@ _AFTER: dict[Stage, Stage | None] = {"files": "packs", "packs": "blocks", "block
 
 
 @dataclass(frozen=True)
-class Place:
+class ScrubPlace:
     """How far all of it has been read.
 
     Attributes:
@@ -61,7 +61,7 @@ class Step:
         problems: what is wrong.
     """
 
-    place: Place | None
+    place: ScrubPlace | None
     bytes: int = 0
     problems: tuple[Problem, ...] = ()
 
@@ -93,7 +93,7 @@ class Scrubber:
         return files + packed + blocks
 
     def step(
-        self, place: Place, *, most: int = SCRUB_BYTES, hashed: Callable[[int], None] = lambda count: None
+        self, place: ScrubPlace, *, most: int = SCRUB_BYTES, hashed: Callable[[int], None] = lambda count: None
     ) -> Step:
         """Read on.
 
@@ -107,13 +107,13 @@ class Scrubber:
             return self._file(place, most, hashed) or self._next(place)
         return (self._packed(place) if place.stage == "packs" else self._blocks(place)) or self._next(place)
 
-    def _next(self, place: Place) -> Step:
+    def _next(self, place: ScrubPlace) -> Step:
         after = _AFTER[place.stage]
-        return Step(None if after is None else Place(after))
+        return Step(None if after is None else ScrubPlace(after))
 
     # --- files -------------------------------------------------------------------------------------------------------
 
-    def _file(self, place: Place, most: int, hashed: Callable[[int], None]) -> Step | None:
+    def _file(self, place: ScrubPlace, most: int, hashed: Callable[[int], None]) -> Step | None:
         first = place.row if place.leaves else place.row + 1
         found = self._catalog.one(
             f"SELECT r.key, r.version, r.size, {ROW_COLUMNS} FROM files f JOIN roots r ON r.id = f.root "
@@ -124,7 +124,7 @@ class Scrubber:
             return None
         key, version, size, *columns = found
         cid, row = cid_of(key, version), Row._make(columns)
-        done = Place("files", row.file)
+        done = ScrubPlace("files", row.file)
         path = Path(os.fsdecode(self._reader.absolute(row.path, row.linked)))
         begun = place.leaves if row.file == place.row else 0
         try:
@@ -142,7 +142,7 @@ class Scrubber:
             return self._whole(done, cid, row, hashed)
         if not right:
             return self._whole(done, cid, row, hashed)
-        return Step(Place("files", row.file, leaves) if leaves else done, count)
+        return Step(ScrubPlace("files", row.file, leaves) if leaves else done, count)
 
     def _read(self, cid: CID, row: Row, path: Path, begun: int, most: int) -> tuple[int, int, bool]:
         """Read on in a file that has the stamp of the catalog.
@@ -170,7 +170,7 @@ class Scrubber:
             source.check()
         return count, walk.done if self._walk is not None else 0, True
 
-    def _whole(self, done: Place, cid: CID, row: Row, hashed: Callable[[int], None]) -> Step:
+    def _whole(self, done: ScrubPlace, cid: CID, row: Row, hashed: Callable[[int], None]) -> Step:
         count = 0
 
         def counted(size: int) -> None:
@@ -208,7 +208,7 @@ class Scrubber:
 
     # --- the rest ----------------------------------------------------------------------------------------------------
 
-    def _packed(self, place: Place) -> Step | None:
+    def _packed(self, place: ScrubPlace) -> Step | None:
         rows = self._catalog.all(
             "SELECT p.root, r.key, r.version, p.length FROM packed p JOIN roots r ON r.id = p.root WHERE p.root > ? "
             "ORDER BY p.root LIMIT ?",
@@ -217,11 +217,11 @@ class Scrubber:
         if not rows:
             return None
         problems = self._maintenance.check_packed([cid_of(key, version) for _, key, version, _ in rows])
-        return Step(Place("packs", rows[-1][0]), sum(row[3] for row in rows), tuple(problems))
+        return Step(ScrubPlace("packs", rows[-1][0]), sum(row[3] for row in rows), tuple(problems))
 
-    def _blocks(self, place: Place) -> Step | None:
+    def _blocks(self, place: ScrubPlace) -> Step | None:
         found = self._maintenance.check_blocks(place.row, SCRUB_ROWS)
-        return None if found is None else Step(Place("blocks", found[0]), found[1], tuple(found[2]))
+        return None if found is None else Step(ScrubPlace("blocks", found[0]), found[1], tuple(found[2]))
 
 
 def _is_right(leaf: Leaf, data: memoryview) -> bool:

@@ -19,6 +19,7 @@ from kachery_p2p.repo.checking import Checker, Problem, way_out
 from kachery_p2p.repo.damaged import is_sound, open_damaged
 from kachery_p2p.repo.fileio import Progress, sync_fd, sync_folder
 from kachery_p2p.repo.labels import LabelRecord
+from kachery_p2p.repo.layout import files_below
 from kachery_p2p.repo.leaves import MissingNode, walk_leaves
 from kachery_p2p.repo.limits import SQL_KEYS
 from kachery_p2p.repo.placing import Placer, add_root, profile_from_text
@@ -219,7 +220,7 @@ class SecondPlace:
         self, profiles: dict[bytes, Profile], links: list[LinkRecord], progress: Progress | None
     ) -> list[Problem]:
         problems: list[Problem] = []
-        found = [(path.stat(), path) for path in stored_files(self._layout.ipfs)]
+        found = [(path.stat(), path) for path in files_below(self._layout.ipfs)]
         # Oldest first, as they are listed.
         found.sort(key=lambda entry: entry[0].st_mtime_ns)
         total, done = sum(status.st_size for status, _ in found), 0
@@ -371,13 +372,6 @@ def cid_of_file(path_for, path: Path) -> CID | None:
         return cid if path_for(cid) == path else None
     except KacheryError:
         return None
-
-
-def stored_files(folder: Path) -> Iterator[Path]:
-    """All files under `ipfs/`."""
-    for below, _, names in os.walk(folder):
-        for name in names:
-            yield Path(below, name)
 
 
 def right_block(multihash: object, data: object) -> bool:

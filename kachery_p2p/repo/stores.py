@@ -19,6 +19,7 @@ from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, label_for
 from kachery_p2p.repo.layered import Layered
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.newfile import NewFile
+from kachery_p2p.repo.partials import Partials
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import Storer
@@ -47,6 +48,7 @@ class Stores(Layered):
     _layout: Layout
     _placer: Placer
     _checker: Checker
+    _partials: Partials
 
     # --- storing -----------------------------------------------------------------------------------------------------
 
@@ -187,13 +189,15 @@ class Stores(Layered):
 
         chosen = options or FolderOptions(link=link)
         how, called = LINKED if chosen.link else STORED, label_for(label, path)
-        return self._kept(
+        stored = self._kept(
             how,
             called,
             audience,
             lambda placer: FolderStorer(placer).store(Path(path), profile, chosen, progress, admit),
             durable=True,
         )
+        self._partials.folder_came()
+        return stored
 
     def _kept(
         self,
@@ -206,6 +210,19 @@ class Stores(Layered):
     ) -> Stored:
         """Store something that is listed from then on. Nothing that it relies on is removed meanwhile."""
         self._check_writable()
+        stored = self._keep_stored(how, label, audience, store, durable=durable)
+        self._partials.came_whole(stored.cid)
+        return stored
+
+    def _keep_stored(
+        self,
+        how: int,
+        label: Label | None,
+        audience: Audience | None,
+        store: Callable[[Placer], Stored],
+        *,
+        durable: bool,
+    ) -> Stored:
         with self._placer.lock.adding():
             if audience is None or audience.everyone:
                 stored = store(self._placer)
@@ -236,6 +253,7 @@ class Stores(Layered):
         with self._placer.lock.adding():
             tree = FolderStorer(self._placer.under(claim)).keep_loaded(root, tree)
             self.inventory.keep_folder(root, claim, tree)
+        self._partials.folder_came()
 
     def add_small_files(self, files: Sequence[tuple[CID, Buffer]], claim: Claim | None = None) -> None:
         """Keep loaded files that are one block each, many in one transaction; give the file's bytes, not the block's.

@@ -11,7 +11,7 @@ from kachery_p2p.repo.catalog import OK, Catalog
 from kachery_p2p.repo.compaction import used_bytes
 from kachery_p2p.repo.inventory import Inventory
 from kachery_p2p.repo.kept_rows import LINKED, LOADED, PINNED, STORED
-from kachery_p2p.repo.layout import Layout
+from kachery_p2p.repo.layout import Layout, files_below
 from kachery_p2p.repo.packs import PackReader
 
 
@@ -65,11 +65,11 @@ class UsageReader:
             if (path := self._packs.path_of(number)).exists()
         )
         rows = [Usage(what, *counted) for what, counted in found.items()]
-        partial = _sum(_files(self._layout.partial), on_disk=True)
+        partial = _sum(files_below(self._layout.partial), on_disk=True)
         rows[2] = Usage("partial", *partial)
         rows.append(Usage("holes", 0, unused))
-        rows.append(Usage("damaged", *_sum(_files(self._layout.damaged))))
-        rows.append(Usage("unfinished", *_sum(_files(self._layout.temporary), on_disk=True)))
+        rows.append(Usage("damaged", *_sum(files_below(self._layout.damaged))))
+        rows.append(Usage("unfinished", *_sum(files_below(self._layout.temporary), on_disk=True)))
         rows.append(Usage("catalog", *_sum(self._records())))
         rows.append(Usage("linked", *linked))
         return rows
@@ -95,13 +95,7 @@ class UsageReader:
         for pattern in ("*.sqlite*", "labels.txt"):
             yield from directory.glob(pattern)
         for folder in (self._layout.nodes, self._layout.links):
-            yield from _files(folder)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for below, _, names in os.walk(folder):
-        for name in names:
-            yield Path(below, name)
+            yield from files_below(folder)
 
 
 def _sum(paths: Iterator[Path], *, on_disk: bool = False) -> tuple[int, int]:

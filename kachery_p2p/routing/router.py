@@ -139,9 +139,7 @@ class Router:
 
     # --- finding ----------------------------------------------------------------------------------------------------
 
-    async def find_providers(
-        self, multihash: bytes, *, also: Sequence[bytes] = (), label: str = ""
-    ) -> AsyncGenerator[Provider, None]:
+    async def find_providers(self, multihash: bytes, *, label: str = "") -> AsyncGenerator[Provider, None]:
         """Providers of a block, as the sources name them; ends when no source has more to say.
 
         Each peer is given once, and again only with addresses that were not given yet. Close the generator
@@ -149,14 +147,13 @@ class Router:
 
         Args:
             multihash: of the block.
-            also: other keys under which the same may have been announced.
             label: what the status calls it: the CID as the user wrote it.
 
         Raises:
             RoutingError: the router does not run.
         """
         given: dict[str, set[str]] = {}
-        async with contextlib.aclosing(self.search(multihash, also=also, label=label)) as sightings:
+        async with contextlib.aclosing(self.search(multihash, label=label)) as sightings:
             async for sighting in sightings:
                 provider = sighting.provider
                 known = given.get(provider.peer)

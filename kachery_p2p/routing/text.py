@@ -15,10 +15,8 @@ from functools import lru_cache
 from kachery_p2p import addresses
 from kachery_p2p.addresses import Reach
 from kachery_p2p.peer_ids import any_peer_id
-from kachery_p2p.protocols import CIRCUIT
+from kachery_p2p.protocols import CIRCUIT, HOSTS
 from kachery_p2p.routing import limits
-
-_HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 
 
 def raw_cid(multihash: bytes) -> str:
@@ -59,7 +57,7 @@ def dialable(text: str, peer: str) -> str | None:
             return "/" + "/".join(body)
     if len(core) == 2 and core[0] == "dnsaddr" and core[1] and core is body and not zone:
         return "/" + "/".join(body)
-    if len(core) != 4 or core[0] not in _HOSTS or core[2] != "tcp" or not _is_port(core[3]):
+    if len(core) != 4 or core[0] not in HOSTS or core[2] != "tcp" or not _is_port(core[3]):
         return None
     if core[0] in ("ip4", "ip6"):
         try:
@@ -105,7 +103,7 @@ def scope(addr: str) -> AddressScope:
     parts = addr.split("/")
     if parts[1:2] == ["ip6zone"]:
         return AddressScope.PRIVATE
-    return host_scope(parts[2]) if len(parts) > 2 and parts[1] in (*_HOSTS, "dnsaddr") else AddressScope.PUBLIC
+    return host_scope(parts[2]) if len(parts) > 2 and parts[1] in (*HOSTS, "dnsaddr") else AddressScope.PUBLIC
 
 
 @lru_cache(maxsize=4096)

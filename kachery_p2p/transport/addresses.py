@@ -12,11 +12,9 @@ import trio
 from kachery_p2p import multiaddrs
 from kachery_p2p.errors import DialError, InvalidAddress
 from kachery_p2p.peer_ids import parse_peer_id
-from kachery_p2p.protocols import CIRCUIT
+from kachery_p2p.protocols import CIRCUIT, HOSTS
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.dns_txt import txt_records
-
-_HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def parse_address(text: str) -> Address:
         parts, names = parts[:-1], names[:-1]
     if names == ["dnsaddr"]:
         return Address(text, "dnsaddr", str(parts[0][1]), 0, peer)
-    if len(names) == 2 and names[0] in _HOSTS and names[1] == "tcp":
+    if len(names) == 2 and names[0] in HOSTS and names[1] == "tcp":
         return Address(text, names[0], f"{parts[0][1]}{zone}", int(str(parts[1][1])), peer)
     if not names:
         return Address(text, "", "", 0, peer, "there is nothing to dial but a peer ID")

@@ -10,12 +10,13 @@ import trio
 
 from kachery_p2p import descriptors
 from kachery_p2p.errors import InvalidAddress, ProtocolNotSupported, StreamError
+from kachery_p2p.protocols import DEFAULT_LISTEN
 from kachery_p2p.transport import compat, identify, limits, multistream, ping
 from kachery_p2p.transport.addresses import Address, parse_address
 from kachery_p2p.transport.connection import Connection, Shared
 from kachery_p2p.transport.dialer import Dialer, Reached
 from kachery_p2p.transport.limits import TransportLimits
-from kachery_p2p.transport.listener import DEFAULT_LISTEN, Listener
+from kachery_p2p.transport.listener import Listener
 from kachery_p2p.transport.peers import ConnectionInfo, Hook, PeerTable
 from kachery_p2p.transport.pnet import PrivateIO
 from kachery_p2p.transport.relay.circuit import open_circuit
@@ -523,11 +524,6 @@ class Host:
     def handshakes(self) -> int:
         """Connections that came in and whose handshake is not done."""
         return self._listener.handshakes
-
-    @property
-    def unread(self) -> int:
-        """Bytes that came and wait to be read, on all streams of all connections."""
-        return self._shared.budget.queued
 
     def protocols_of(self, peer_id: str) -> frozenset[str]:
         """What a peer says it speaks; empty before it was identified."""

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from kachery_p2p.transport import limits
-from kachery_p2p.transport.security import Buffers, RecordError
+from kachery_p2p.transport.security import Buffers, Leftover, RecordError
 
 NOISE = "/noise"
 
@@ -28,7 +28,7 @@ _TAG = 16
 _HAS_INTO = hasattr(ChaCha20Poly1305, "encrypt_into") and hasattr(ChaCha20Poly1305, "decrypt_into")
 
 
-class NoiseRecords:
+class NoiseRecords(Leftover):
     """The record layer of one connection (see `security.Records`).
 
     Args:
@@ -36,20 +36,18 @@ class NoiseRecords:
         decrypt_key: for what the peer sends.
     """
 
-    __slots__ = ("_buffer", "_decrypt", "_decrypt_nonce", "_encrypt", "_encrypt_nonce", "_end", "_position", "_rest")
+    __slots__ = ("_decrypt", "_decrypt_nonce", "_encrypt", "_encrypt_nonce")
 
     security = NOISE
     fill = limits.NOISE_PLAINTEXT
     ended = False  # the protocol has no word for it
 
     def __init__(self, encrypt_key: bytes, decrypt_key: bytes) -> None:
+        super().__init__()
         self._encrypt = ChaCha20Poly1305(encrypt_key)
         self._decrypt = ChaCha20Poly1305(decrypt_key)
         self._encrypt_nonce = 0
         self._decrypt_nonce = 0
-        self._rest = b""
-        self._buffer = memoryview(b"")
-        self._position = self._end = 0
 
     def seal(self, plaintext: memoryview, size: int, out: memoryview) -> int:
         sealed = size + _TAG
@@ -61,19 +59,6 @@ class NoiseRecords:
         else:
             out[2 : 2 + sealed] = self._encrypt.encrypt(nonce, bytes(plaintext[:size]), None)
         return 2 + sealed
-
-    @property
-    def waiting(self) -> int:
-        return len(self._rest)
-
-    def put_back(self, data: bytes) -> None:
-        self._rest = data
-
-    def prepare(self, buffer: memoryview) -> int:
-        size = len(self._rest)
-        if size:
-            buffer[:size] = self._rest
-        return size
 
     def read(self, buffer: memoryview, end: int, buffers: Buffers) -> Iterator[bytearray]:
         self._buffer, self._position, self._end = buffer, 0, end
@@ -111,12 +96,6 @@ class NoiseRecords:
             raise RecordError("The peer sent bytes that do not decrypt.") from error
         self._decrypt_nonce += 1
         return message
-
-    def detach(self) -> None:
-        if self._position:
-            self._buffer = memoryview(bytes(self._buffer[self._position : self._end]))
-            self._end -= self._position
-            self._position = 0
 
     def goodbye(self, out: memoryview) -> int:
         return 0  # that of Yamux is all there is

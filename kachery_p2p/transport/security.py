@@ -133,3 +133,40 @@ class Records(Protocol):
     def cut_off(self) -> str:
         """Why the connection is over when the channel ends now."""
         ...
+
+
+class Leftover:
+    """The part of `Records` that keeps what came and is not a whole message yet; the same for all of them.
+
+    While `read` runs, `_buffer` is what it reads from, and `_position` and `_end` say how far it is and goes.
+    """
+
+    __slots__ = ("_buffer", "_end", "_position", "_rest")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._buffer = memoryview(b"")
+        self._position = self._end = 0
+
+    @property
+    def waiting(self) -> int:
+        """See `Records`."""
+        return len(self._rest)
+
+    def put_back(self, data: bytes) -> None:
+        """See `Records`."""
+        self._rest = data
+
+    def prepare(self, buffer: memoryview) -> int:
+        """See `Records`."""
+        size = len(self._rest)
+        if size:
+            buffer[:size] = self._rest
+        return size
+
+    def detach(self) -> None:
+        """See `Records`."""
+        if self._position:
+            self._buffer = memoryview(bytes(self._buffer[self._position : self._end]))
+            self._end -= self._position
+            self._position = 0

@@ -30,7 +30,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from kachery_p2p.transport import limits
-from kachery_p2p.transport.security import Buffers, RecordError
+from kachery_p2p.transport.security import Buffers, Leftover, RecordError
 
 TLS = "/tls/1.0.0"
 
@@ -117,7 +117,7 @@ class _Key:
         self._use(expand_label(self._secret, b"traffic upd", len(self._secret), self._suite.digest))
 
 
-class TlsRecords:
+class TlsRecords(Leftover):
     """The record layer of one connection (see `security.Records`).
 
     Args:
@@ -131,18 +131,14 @@ class TlsRecords:
 
     __slots__ = (
         "_alert",
-        "_buffer",
-        "_end",
         "_full_header",
         "_idle",
         "_initiator",
         "_longest",
         "_message",
-        "_position",
         "_receive",
         "_record",
         "_records_per_key",
-        "_rest",
         "_send",
         "_update_due",
         "ended",
@@ -161,6 +157,7 @@ class TlsRecords:
         large: bool = False,
         records_per_key: int | None = None,
     ) -> None:
+        super().__init__()
         self.ended = False
         self.fill = limits.TLS_LARGE_MESSAGE if large else limits.TLS_MESSAGE
         if records_per_key is None:
@@ -177,9 +174,6 @@ class TlsRecords:
         self._alert = _CLOSE_NOTIFY
         self._message = bytearray()  # an incomplete handshake message
         self._idle = 0  # messages that did no work, and have not been told yet
-        self._rest = b""
-        self._buffer = memoryview(b"")
-        self._position = self._end = 0
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
@@ -233,19 +227,6 @@ class TlsRecords:
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
-    @property
-    def waiting(self) -> int:
-        return len(self._rest)
-
-    def put_back(self, data: bytes) -> None:
-        self._rest = data
-
-    def prepare(self, buffer: memoryview) -> int:
-        size = len(self._rest)
-        if size:
-            buffer[:size] = self._rest
-        return size
-
     def read(self, buffer: memoryview, end: int, buffers: Buffers) -> Iterator[bytearray]:
         self._buffer, self._position, self._end = buffer, 0, end
         while (message := self._open_some(buffers)) is not None:
@@ -256,12 +237,6 @@ class TlsRecords:
                 yield bytearray()
         self._rest = bytes(self._buffer[self._position : self._end])
         self._buffer = memoryview(b"")
-
-    def detach(self) -> None:
-        if self._position:
-            self._buffer = memoryview(bytes(self._buffer[self._position : self._end]))
-            self._end -= self._position
-            self._position = 0
 
     def cut_off(self) -> str:
         return "the connection was cut off: the peer has not said that this is the end"

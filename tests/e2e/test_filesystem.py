@@ -72,7 +72,7 @@ def test_folders(there: Workstation, uri: str) -> None:
     listing, names, found, globbed, walked, kinds, more, local = read(there, code, uri)
     assert listing == [
         [f"{cid}/empty", "directory", None],
-        [f"{cid}/link", "link", 0],
+        [f"{cid}/link", "file", 8],
         [f"{cid}/notes.csv", "file", 8],
         [f"{cid}/raw", "directory", None],
     ]
@@ -84,6 +84,75 @@ def test_folders(there: Workstation, uri: str) -> None:
     assert kinds == [True, False, True]
     assert more == [False, False, 5_000_000]
     assert local is False
+
+
+def test_links_of_a_folder_elsewhere(here: Workstation, there: Workstation, tmp_path: Path) -> None:
+    """They are followed within the folder, by whoever reads by path; one that leads nowhere is listed as what it is.
+
+    Sizes come with the first block of each entry; that of a folder of which nothing else is here is about what it
+    states.
+    """
+    base = tmp_path / "linked"
+    (base / "s").mkdir(parents=True)
+    (base / "s" / "f").write_text("inner", encoding="utf-8")
+    write_random(base / "large", 3_000_000, seed=7)
+    (base / "w").mkdir()
+    (base / "w" / "g").write_text("more", encoding="utf-8")
+    for name, target in {"b": "large", "t": "s", "v": "w", "gone": "missing", "s/up": "../t/f"}.items():
+        (base / name).symlink_to(target)
+    uri = here.call("say(kcl.store_dir(args[0]))", base)
+    code = """
+        from kachery_cloud.inventory_tree import entries
+        def failure(call):
+            try:
+                call()
+            except kcl.BrokenLink as error:
+                return str(error)
+        added = kcl.diff(uri + "/v", uri + "/w").added
+        listed = [[each.name, each.kind, each.size, each.destination] for each in entries(uri)]
+        stated = {each.name: each.dag_size for each in entries(uri)}
+        info = [kcl.load_file_info(uri)[key] for key in ("size", "dag_size", "kind")]
+        some = fs.cat_file(uri + "/b", 0, 5).hex()
+        kinds = {each["name"].rpartition("/")[2]: [each["type"], each["size"]] for each in fs.ls(uri)}
+        say([listed, stated, info, some, kinds,
+             [fs.info(uri + "/" + name)[key] for name in ("b", "t") for key in ("type", "destination")],
+             [kcl.load_text(uri + "/t/f"), kcl.load_text(uri + "/s/up"), fs.cat(uri + "/t/up").decode()],
+             [each["name"] for each in kcl.list_dir(uri + "/t")],
+             failure(lambda: kcl.load_text(uri + "/gone")),
+             failure(lambda: kcl.load_text("ipfs://" + fs.info(uri + "/s")["cid"] + "/up")),
+             [each.size for each in entries(uri) if each.name == "s"], added])
+    """
+    listed, stated, info, some, kinds, followed, texts, names, gone, out, known, added = read(there, code, uri)
+    assert listed == [
+        ["b", "link", 0, "large"],
+        ["gone", "link", 0, "missing"],
+        ["large", "file", 3_000_000, None],
+        ["s", "directory", None, None],
+        ["t", "link", 0, "s"],
+        ["v", "link", 0, "w"],
+        ["w", "directory", 4, None],
+    ]
+    assert stated["s"] > 5
+    assert info[0] is None
+    assert info[1] > sum(stated.values()) > 3_000_000
+    assert info[2] == "directory"
+    assert bytes.fromhex(some) == (base / "large").read_bytes()[:5]
+    assert kinds == {
+        "b": ["file", 3_000_000],
+        "gone": ["link", 0],
+        "large": ["file", 3_000_000],
+        "s": ["directory", None],
+        "t": ["link", None],
+        "v": ["link", None],
+        "w": ["directory", None],
+    }
+    assert followed == ["file", "large", "directory", "s"]
+    assert texts == ["inner"] * 3
+    assert names == ["f", "up"]
+    assert "symbolic link to 'missing', which leads nowhere" in gone
+    assert "symbolic link to '../t/f', which is not within" in out
+    assert known == [5]
+    assert added == []
 
 
 def test_bytes(here: Workstation, there: Workstation, uri: str, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 
 from tests.conftest import StartWorkstation
@@ -48,6 +50,26 @@ def test_the_user_and_others(workstation: StartWorkstation) -> None:
         assert http.get(path, headers={"authorization": f"Bearer {again}"}).status_code == 200
         assert station.call(_MAKE_PUBLIC, cid) is True
         assert http.get(path).text == "for my own machines"
+
+
+def test_a_gateway_that_fetches_shows_links_as_they_are(workstation: StartWorkstation, tmp_path: Path) -> None:
+    """Of a folder elsewhere: the target is the answer, wherever it leads; a path does not go on behind it."""
+    (tmp_path / "f" / "s").mkdir(parents=True)
+    (tmp_path / "f" / "s" / "x").write_text("inner", encoding="utf-8")
+    for name, target in {"t": "s", "gone": "missing", "b": "s/x"}.items():
+        (tmp_path / "f" / name).symlink_to(target)
+    source = workstation().start()
+    uri = source.call("say(kcl.store_dir(args[0]))", tmp_path / "f")
+    env = {"KACHERY_CLOUD_PEERS": source.addr, "KACHERY_CLOUD_GATEWAY_FETCH": "on"}
+    station = workstation(env=env).start("--gateway", "127.0.0.1:0")
+    root = f"/ipfs/{uri.removeprefix('ipfs://')}"
+    with httpx.Client(base_url=station.status()["gateway"]["url"], trust_env=False, timeout=PATIENCE) as http:
+        for name, target in {"t": "s", "gone": "missing", "b": "s/x"}.items():
+            answer = http.get(f"{root}/{name}")
+            assert (answer.status_code, answer.text) == (200, target)
+            assert answer.headers["content-type"] == "inode/symlink"
+        assert http.get(f"{root}/t/x").status_code == 404
+        assert http.get(f"{root}/s/x").text == "inner"
 
 
 def test_the_token_is_printed(workstation: StartWorkstation) -> None:

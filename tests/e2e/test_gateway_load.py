@@ -64,11 +64,11 @@ def address(node: Node) -> str:
     return f"{node.host.addresses()[0].partition('/p2p/')[0]}/p2p/{node.host.peer_id}"
 
 
-def at(share: float, act: Callable[[], object]) -> Callable[[int, int, int], None]:
+def at(share: float, act: Callable[[], object]) -> Callable[[int, int, int, int], None]:
     """A progress callback that acts once when so much is done."""
     done: list[bool] = []
 
-    def progress(so_far: int, total: int, _peers: int) -> None:
+    def progress(so_far: int, total: int, _peers: int, _here: int) -> None:
         if total and so_far >= share * total and not done:
             done.append(True)
             act()

@@ -69,6 +69,25 @@ say([digest.hexdigest(), kcl.load_file(args[0])])
     assert sent(here) - before <= 31 * MIB
 
 
+def test_a_process_that_ends_when_all_was_read(
+    here: Workstation, workstation: Callable[..., Workstation], tmp_path: Path
+) -> None:
+    """The process that reads a file through is the node, and ends at once: the file is here, and listed as whole."""
+    there = workstation(env={"KACHERY_CLOUD_PEERS": here.addr})
+    source = write_random(tmp_path / "source.dat", 10 * MIB, seed=7)
+    uri = here.call("say(kcl.link_file(args[0]))", source)
+    code = """
+file = kcl.open(args[0])
+while file.read(300_000):
+    pass
+say("read")
+"""
+    assert there.call(code, uri) == "read"
+    assert there.call("say([[item.kind, item.complete] for item in kcl.list()])") == [["loaded", True]]
+    path = there.call("say(kcl.load_file(args[0], local_only=True))", uri)
+    assert Path(path).read_bytes() == source.read_bytes()
+
+
 def test_processes_that_read_the_same(
     here: Workstation, workstation: Callable[..., Workstation], tmp_path: Path
 ) -> None:

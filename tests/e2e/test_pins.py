@@ -249,13 +249,13 @@ def test_pinned_by_default(workstation: Callable[..., Workstation], service: Ser
 def test_a_node_that_does_not_know_the_service(
     workstation: Callable[..., Workstation], service: Service, data: Path
 ) -> None:
-    """Services are read when a node starts: who waits is told to restart it instead of waiting for ever."""
+    """Services are read when a node starts: who waits is told of `reload` instead of waiting for ever."""
     at = workstation().start()
     set_up(at, service)
     assert "does not know" in at.run("kachery-cloud-store", data, "--pin", "--no-wait").stderr
     done = at.run("kachery-cloud-store", data, "--pin", check=False)
     assert done.returncode == 6
-    assert "stop it and start it again" in done.stderr
+    assert "kachery-cloud-node reload" in done.stderr
     assert states(at) == ["waiting"]
 
 

@@ -277,6 +277,20 @@ class Histories(RuleBasedStateMachine):
         folders = [each.cid for each in self.repo().inventory.roots() if each.directory]
         return any(self.cids[name] in self.repo().inventory.members(folder).files for folder in folders)
 
+    @rule(keep=st.sampled_from([0, 3_000, 20_000]), stored=st.booleans())
+    def a_dry_run_says_what_happens(self, keep: int, stored: bool) -> None:
+        kcl.gc()  # what was interrupted before is ended
+        foreseen = kcl.gc(keep, stored=stored, force=True, dry_run=True)
+        done = kcl.gc(keep, stored=stored, force=True)
+        assert [(each.uri, each.freed, each.shared) for each in done.removed] == [
+            (each.uri, each.freed, each.shared) for each in foreseen.removed
+        ]
+        assert (done.before, done.after, done.reached) == (foreseen.before, foreseen.after, foreseen.reached)
+        self.owed = {name for name in self.owed if self.is_listed(name)}
+
+    def is_listed(self, name: str) -> bool:
+        return self.repo().inventory.get(self.cids[name]) is not None
+
     @rule()
     def dry_run_changes_nothing(self) -> None:
         before = self.repo().inventory.roots()

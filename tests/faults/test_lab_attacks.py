@@ -187,11 +187,11 @@ async def test_a_quota_crossed_in_parallel(tmp_path: Path) -> None:
                 nursery.start_soon(pin, clients[number % 4], cid)
         settled = ("pinned", "failed")
         while True:
-            seen = lab.server.queue.changes
+            seen = lab.server.queue.changes.count
             counts = await trio.to_thread.run_sync(lab.store.counts)
             if set(counts) <= set(settled):
                 break
-            await lab.server.queue.wait_changed(seen)
+            await lab.server.queue.changes.wait(seen)
         assert counts == {"pinned": 3, "failed": 5}
         assert (await alice.me())["used"] == 900
         # What is here already has a known size, and is refused at once; what somebody of hers has, takes nothing more.

@@ -173,7 +173,7 @@ async def test_a_flood_waits_for_a_slow_reader(patient_clock: PatientClock, nurs
             sent += len(piece)
     # The first window grows while the second takes what comes, but not beyond what peers get that are near.
     assert sent < transport_limits.NEAR_WINDOW + transport_limits.START_WINDOW + limits.COPY_BYTES
-    assert relay.unread <= transport_limits.NEAR_WINDOW
+    assert relay._shared.budget.queued <= transport_limits.NEAR_WINDOW
     stream.abort()
     await until(lambda: service.status()["open_circuits"] == 0)
     await works(relay, nursery)

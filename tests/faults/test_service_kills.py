@@ -15,7 +15,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.node.scrub_state import STATE_NAME, Damaged, ScrubState, read_state, write_state
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo.kept_rows import LOADED
-from kachery_p2p.repo.scrubbing import Place
+from kachery_p2p.repo.scrubbing import ScrubPlace
 from tests.helpers.dying import dies
 from tests.helpers.profiles import custom_profile
 from tests.unit.repo.test_scrubbing import flip
@@ -111,7 +111,7 @@ def test_what_was_read_is_noted(tmp_path: Path) -> None:
 
         def work(filled: Filled = filled, path: Path = path, before: ScrubState = before) -> None:
             with Repo.open(filled.directory) as repo:
-                place: Place | None = Place()
+                place: ScrubPlace | None = ScrubPlace()
                 damaged: list[Damaged] = []
                 while place is not None:
                     step = repo.scrubber.step(place)

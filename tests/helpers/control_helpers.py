@@ -48,7 +48,7 @@ class Server:
 
         async def count(params: dict[str, Any], progress: Any) -> Any:
             for i in range(3):
-                progress(i + 1, 3, 7)
+                progress(i + 1, 3, 7, 1)
                 await trio.sleep(2 / PROGRESS_PER_SECOND)  # the pace at which progress is passed on
             return "counted"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import kachery_cloud as kcl
+from kachery_cloud.encryption.recipients import Recipients
+from kachery_cloud.encryption.writing import encrypt
 from kachery_cloud.settings.config import load_config
 from kachery_p2p.membership.groups import Groups
 from kachery_p2p.repo.keys import load_or_create_identity
@@ -23,6 +26,13 @@ def age(*arguments: object, data: bytes = b"") -> bytes:
     done = subprocess.run(["age", *map(str, arguments)], input=data, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def encrypted_bytes(data: bytes, recipients: Recipients) -> bytes:
+    """Some bytes as an age file."""
+    out = io.BytesIO()
+    encrypt(io.BytesIO(data), out, recipients)
+    return out.getvalue()
 
 
 def groups_of(directory: Path) -> Groups:

@@ -78,7 +78,7 @@ class StandInNode:
         known = here.find_file(cid)
         if known is not None:
             return LoadResult(cid, str(known), known.stat().st_size)
-        start, end = request.start or 0, request.end
+        start, end = request.start or 0, 0 if request.kind == "info" else request.end
         walk = FileWalk(cid, start, end, whole_blocks=True)
         with here.download(cid) as download:
             while not walk.finished:

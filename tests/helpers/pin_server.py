@@ -60,13 +60,13 @@ class Served:
     async def become(self, request_id: str, *statuses: str, who: str = "alice") -> dict[str, Any]:
         """Wait until a pin is in one of some states; what the service says of it then."""
         while True:
-            seen = self.server.queue.changes
+            seen = self.server.queue.changes.count
             answer = await self.clients[who].get(f"/pins/{request_id}")
             assert answer.status_code == 200, answer.text
             if answer.json()["status"] in statuses:
                 return answer.json()
             with trio.move_on_after(0.1):
-                await self.server.queue.wait_changed(seen)
+                await self.server.queue.changes.wait(seen)
 
     async def listed(self, who: str = "alice", **query: Any) -> list[str]:
         """The request IDs of a list."""

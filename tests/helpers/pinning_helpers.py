@@ -105,12 +105,12 @@ async def row_that(node: Node, fits: Callable[[PinEntry], bool], cid: str | None
     worker = node.keeping.worker
     assert worker is not None
     while True:
-        seen = worker.changes
+        seen = worker.changes.count
         entries = await trio.to_thread.run_sync(node.keeping.outbox.list)
         rows = [row for row in entries if cid in (None, row.cid)]
         if rows and fits(rows[0]):
             return rows[0]
-        await worker.wait_changed(seen)
+        await worker.changes.wait(seen)
 
 
 def written_elsewhere(node: Node, *args: Any, **values: Any) -> None:
@@ -147,8 +147,8 @@ async def row_that_was(node: Node, fits: Callable[[PinEntry], bool]) -> PinEntry
     worker = node.keeping.worker
     assert worker is not None
     while True:
-        seen = worker.changes
+        seen = worker.changes.count
         for entry in _written[node.keeping]:
             if fits(entry):
                 return entry
-        await worker.wait_changed(seen)
+        await worker.changes.wait(seen)

@@ -28,6 +28,16 @@ FLOORS: list[set[str]] = [
     {"kachery_p2p.node"},
     {"kachery_cloud"},
 ]
+#: The same of the packages of kachery_cloud. The modules beside them, which are the API, stand on what they use, and
+#: not on the commands.
+CLOUD_FLOORS: list[set[str]] = [
+    {"kachery_cloud.formats", "kachery_cloud.settings"},
+    {"kachery_cloud.encryption", "kachery_cloud.figures", "kachery_cloud.lab"},
+    {"kachery_cloud.node"},
+    {"kachery_cloud.doctor", "kachery_cloud.opening", "kachery_cloud.ownership"},
+    {"kachery_cloud.commands"},
+]
+CLOUD_FLOOR = {package: number for number, floor in enumerate(CLOUD_FLOORS) for package in floor}
 FLOOR = {package: number for number, floor in enumerate(FLOORS) for package in floor}
 
 
@@ -84,10 +94,40 @@ def test_imports_point_down() -> None:
     assert wrong == []
 
 
+def cloud_package_of(module: str) -> str | None:
+    """The package of kachery_cloud that a module belongs to; None for one beside them, or of kachery_p2p."""
+    return next((package for package in CLOUD_FLOOR if f"{module}.".startswith(f"{package}.")), None)
+
+
+def test_packages_of_the_api_import_downwards() -> None:
+    """Nor does a package of kachery_cloud import one above it, or beside it."""
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in GRAPH.items()
+        for other in others
+        if (package := cloud_package_of(name)) is not None
+        and (imported := cloud_package_of(other)) not in (None, package)
+        and CLOUD_FLOOR[package] <= CLOUD_FLOOR[imported]
+    ]
+    assert wrong == []
+
+
+def test_nothing_below_imports_the_commands() -> None:
+    """What is said on a terminal is the uppermost; what others need of it is not said there."""
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in GRAPH.items()
+        for other in others
+        if cloud_package_of(other) == "kachery_cloud.commands" and cloud_package_of(name) != "kachery_cloud.commands"
+    ]
+    assert wrong == []
+
+
 def test_every_package_has_its_floor() -> None:
     """Else it would count as the ground, on which everything may stand."""
     below = {".".join(name.split(".")[:2]) for name in MODULES if len(name.split(".")) > 2}
     assert {name for name in below if name.startswith("kachery_p2p.")} == set(FLOOR) - {"kachery_p2p", "kachery_cloud"}
+    assert {name for name in below if name.startswith("kachery_cloud.")} == set(CLOUD_FLOOR)
 
 
 def circles() -> list[list[str]]:

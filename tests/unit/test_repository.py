@@ -103,6 +103,37 @@ def test_the_design_names_what_is_there() -> None:
             assert any(pattern.search(text_of(file)) for file in found), f"{name} has no {function}"
 
 
+def test_the_design_names_each_module_that_stands_by_itself() -> None:
+    """The tree of packages has each package of both, and each module beside those of kachery_p2p."""
+    page = text_of("docs/design.md")
+    tree = page[page.index("```text\nkachery_cloud/") :].partition("\n```\n")[0]
+    packages = {
+        path.parent.name for top in ("kachery_p2p", "kachery_cloud") for path in ROOT.glob(f"{top}/*/__init__.py")
+    }
+    modules = {path.stem for path in ROOT.glob("kachery_p2p/*.py")} - {"__init__"}
+    assert [name for name in sorted(packages) if f"  {name}/" not in tree] == []
+    assert sorted(modules - set(re.findall(r"\w+", tree.partition("\n  dag/")[2]))) == []
+
+
+def test_the_formats_have_every_file_of_a_data_directory() -> None:
+    """docs/formats.md says of each file and folder that a module has a name for what it is."""
+    page = text_of("docs/formats.md")
+    found: set[str] = set()
+    for top in ("kachery_p2p", "kachery_cloud"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            found.update(re.findall(r'^(?:\w+_NAME|FOLDER) = "([\w.-]+)"$', text, re.MULTILINE))
+    elsewhere = {".kacheryignore", ".kachery-cloud-part", "kachery-cloud"}  # in folders of the user, in the keyring
+    assert len(found) > 20
+    assert {name for name in found if not re.search(rf"`{re.escape(name)}[`/]", page)} == elsewhere
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    """A page that nobody is led to is read by nobody."""
+    page = text_of("README.md")
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if f"docs/{path.name}" not in page] == ["index.md"]
+
+
 def test_the_reference_has_every_public_name() -> None:
     """docs/api.md lists each name of the package once, and no other."""
     listed = re.findall(r"^::: kachery_cloud\.(\w+)$", text_of("docs/api.md"), re.MULTILINE)

@@ -67,6 +67,24 @@ def constants(tree: ast.Module, text: str) -> Iterator[tuple[int, str]]:
             line -= 1
 
 
+def swapped_events(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Events that are put in the place of others: whoever waits for the one before is not woken by the new one."""
+    for owner in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        made = [
+            (node.lineno, ast.unparse(target))
+            for node in ast.walk(owner)
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(target, ast.Attribute) and ast.unparse(node.value) in ("trio.Event()", "threading.Event()")
+        ]
+        names = [name for _, name in made]
+        yield from (
+            (line, "an event is replaced: a `Flag` or `Signal` of kachery_p2p.waking does that")
+            for line, name in made
+            if names.count(name) > 1
+        )
+
+
 def _targets(node: ast.stmt) -> list[str]:
     """The names that a statement assigns."""
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
@@ -76,7 +94,9 @@ def _targets(node: ast.stmt) -> list[str]:
 def offences(text: str) -> list[tuple[int, str]]:
     """What a module does in another way, with its lines."""
     tree = ast.parse(text)
-    return sorted({*raises_in_prose(tree), *loggers(tree), *caught(tree), *constants(tree, text)})
+    return sorted(
+        {*raises_in_prose(tree), *loggers(tree), *caught(tree), *constants(tree, text), *swapped_events(tree)}
+    )
 
 
 def test_all_modules_are_written_alike() -> None:
@@ -117,8 +137,16 @@ class Reader:
 
     # Bytes.
     MOST = 2
+
+    def __init__(self):
+        self.changed = trio.Event()
+        self.done = trio.Event()
+
+    def change(self):
+        self.changed.set()
+        self.changed = trio.Event()
 '''
-    assert [line for line, _ in offences(bad)] == [2, 4, 9, 12, 17, 24]
+    assert [line for line, _ in offences(bad)] == [2, 4, 9, 12, 17, 24, 28, 33]
     good = '''
 log = make()
 

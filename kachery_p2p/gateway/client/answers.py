@@ -13,12 +13,11 @@ from urllib.parse import urlsplit
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import GatewayError, InvalidCID
 from kachery_p2p.gateway.client import limits
+from kachery_p2p.gateway.media_types import CAR_TYPE, RAW_TYPE
 from kachery_p2p.http import http_date, media_type, packing, retry_after
 from kachery_p2p.http_redirects import NotFollowed, check_redirect, same_port
 from kachery_p2p.urls import BadURL, URLFault, base_url
 
-RAW_TYPE = "application/vnd.ipld.raw"
-CAR_TYPE = "application/vnd.ipld.car"
 #: What plain file servers call any bytes; they are hashed like all others.
 _PLAIN_TYPE = "application/octet-stream"
 

@@ -24,8 +24,6 @@ from kachery_p2p.dag.cid import CID, verify_block
 from kachery_p2p.errors import GatewayError, HashMismatch, MalformedDag, UnsupportedCID
 from kachery_p2p.gateway.client import limits
 from kachery_p2p.gateway.client.answers import (
-    CAR_TYPE,
-    RAW_TYPE,
     FailureKind,
     GatewayRefusal,
     check_head,
@@ -33,6 +31,7 @@ from kachery_p2p.gateway.client.answers import (
     parse_url,
 )
 from kachery_p2p.gateway.client.gateway import Gateway
+from kachery_p2p.gateway.media_types import CAR_TYPE, RAW_TYPE
 from kachery_p2p.http import HttpAnswer, HttpBounds, HttpClient, HttpFailure, HttpProblem
 
 log = logging.getLogger("kachery_p2p.gateway")

@@ -297,7 +297,7 @@ class Content:
             elif cid.codec in ipld.TYPES:
                 raise ipld.NotALink(f"{cid} has no links in it, so '{names[at]}' leads nowhere. Ask for {cid} itself.")
             else:
-                following, count = drive(resolve_path(cid, [names[at]]), blocks).cid, 1
+                following, count = drive(resolve_path(cid, [names[at]], follow=False), blocks).cid, 1
             roots.append(following)
             at += count
         cid = roots[-1]

@@ -13,6 +13,7 @@ from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.nodes import symlink_target
 from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.errors import MalformedDag, UnsupportedCID
+from kachery_p2p.gateway.media_types import RAW_TYPE
 from kachery_p2p.gateway.server import ipld
 from kachery_p2p.gateway.server.cars import CarPieces, CarRequest
 from kachery_p2p.gateway.server.content import Content, ResolvedPath
@@ -27,7 +28,7 @@ from kachery_p2p.gateway.server.pages import (
     type_by_content,
     type_by_name,
 )
-from kachery_p2p.gateway.server.paths import RAW_TYPE, TAR_TYPE, PathRefusal
+from kachery_p2p.gateway.server.paths import TAR_TYPE, PathRefusal
 from kachery_p2p.gateway.server.ranges import Multipart
 from kachery_p2p.gateway.server.replies import FOR_EVER, GENERATED, HttpReply, Pieces
 from kachery_p2p.gateway.server.request import Request

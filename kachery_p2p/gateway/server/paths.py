@@ -16,13 +16,12 @@ from urllib.parse import quote, unquote_to_bytes
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
+from kachery_p2p.gateway.media_types import CAR_TYPE, RAW_TYPE
 from kachery_p2p.gateway.server import limits
 from kachery_p2p.peer_ids import any_peer_id
 
 Format = Literal["raw", "car", "tar", "dag-json", "dag-cbor", "json", "cbor", "ipns-record"]
 
-RAW_TYPE = "application/vnd.ipld.raw"
-CAR_TYPE = "application/vnd.ipld.car"
 TAR_TYPE = "application/x-tar"
 #: What `format=` says, and the media type that means the same.
 TYPES: dict[Format, str] = {

@@ -20,6 +20,7 @@ from kachery_p2p.pinning.server.queue import PinQueue
 from kachery_p2p.pinning.server.requests import time_text
 from kachery_p2p.pinning.server.store import PinStore
 from kachery_p2p.urls import without_user
+from kachery_p2p.waking import Changes
 
 log = logging.getLogger("kachery_p2p.pinning.follow")
 
@@ -73,7 +74,7 @@ class Follower:
 
     Attributes:
         states: how it goes, by URL.
-        changes: counts what has happened; see `wait_changed`.
+        changes: what has happened, counted.
     """
 
     store: PinStore
@@ -81,8 +82,7 @@ class Follower:
     nodes: Mapping[str, str]
     pace: FollowPace = field(default_factory=FollowPace)
     states: dict[str, FollowState] = field(default_factory=dict[str, FollowState])
-    changes: int = 0
-    _changed: trio.Event = field(default_factory=trio.Event)
+    changes: Changes = field(default_factory=Changes)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow until cancelled."""
@@ -91,11 +91,6 @@ class Follower:
                 self.states[url] = FollowState()
                 nursery.start_soon(self._follow, url, token)
             task_status.started()
-
-    async def wait_changed(self, seen: int) -> None:
-        """Wait until more has happened than `changes` was when it was `seen`."""
-        while self.changes == seen:
-            await self._changed.wait()
 
     async def _follow(self, url: str, token: str) -> None:
         state, pause = self.states[url], self.pace.first
@@ -116,7 +111,7 @@ class Follower:
                         log.warning("%s cannot be followed now: %s", without_user(url), error)
                     state.problem = str(error)
                     rest, pause = pause, min(2 * pause, self.pace.last)
-                self._happened()
+                self.changes.happened()
                 await trio.sleep(rest)
         finally:
             await remote.close()
@@ -157,11 +152,6 @@ class Follower:
                 self.queue.wake()
             if cursor.before is None:
                 return
-
-    def _happened(self) -> None:
-        self.changes += 1
-        self._changed.set()
-        self._changed = trio.Event()
 
     async def _do(self, work: Callable[..., T], *args: Any) -> T:
         return await trio.to_thread.run_sync(work, *args)

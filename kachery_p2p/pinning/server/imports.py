@@ -208,14 +208,14 @@ class Importer:
             return refusal.details
         self._queue.wake()
         while True:
-            seen = self._queue.changes
+            seen = self._queue.changes.count
             pin = await self._do(self._store.get, token, request_id)
             if pin is None:
                 return "It was deleted meanwhile."
             if pin.status in ("pinned", "failed") or pin.tries:
                 return "" if pin.status == "pinned" else pin.details
             with trio.move_on_after(limits.PIN_LOOK_SECONDS):
-                await self._queue.wait_changed(seen)
+                await self._queue.changes.wait(seen)
 
     async def _do(self, work: Callable[..., T], *args: Any) -> T:
         return await trio.to_thread.run_sync(work, *args, limiter=self._threads)

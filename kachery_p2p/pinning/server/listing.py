@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kachery_p2p.pinning.server.rows import COLUMNS, Pin, pin_of
-from kachery_p2p.sqlite import SQLiteFile
+from kachery_p2p.sqlite import SQLiteFile, storable
 
 #: The entry of a pin's metadata that says to which project it belongs, and that which says what it is called.
 PROJECT, LABEL = "project", "label"
@@ -83,7 +83,7 @@ class PinListing:
 
     def get(self, request_id: str) -> OwnedPin | None:
         """One pin, whosever it is."""
-        row = self._file.one(f"{_SELECT} WHERE p.request_id = ?", (_text(request_id),))
+        row = self._file.one(f"{_SELECT} WHERE p.request_id = ?", (storable(request_id),))
         return None if row is None else _owned(row)
 
     def owners_of(self, account: str) -> list[int]:
@@ -118,7 +118,7 @@ class PinListing:
         if owners is None and projects is None:
             return self._rows(self._every(start, limit))
         sources = [self._of_owner(owner, start, limit) for owner in owners or ()]
-        sources += [self._of_project(_text(project), start, limit) for project in projects or ()]
+        sources += [self._of_project(storable(project), start, limit) for project in projects or ()]
         numbers: list[int] = []
         for number in heapq.merge(*sources, reverse=True):
             if not numbers or numbers[-1] != number:
@@ -184,13 +184,16 @@ class PinListing:
             self._file.all(
                 "SELECT DISTINCT p.key, p.cid FROM meta m JOIN pins p ON p.id = m.pin "
                 f"WHERE m.key = '{PROJECT}' AND m.value = ?",
-                (_text(project),),
+                (storable(project),),
             )
         )
 
     def count_of_project(self, project: str) -> int:
         """How many pins there are in a project, failed ones among them."""
-        return self._file.one(f"SELECT count(*) FROM meta WHERE key = '{PROJECT}' AND value = ?", (_text(project),))[0]
+        (count,) = self._file.one(
+            f"SELECT count(*) FROM meta WHERE key = '{PROJECT}' AND value = ?", (storable(project),)
+        )
+        return count
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -223,7 +226,7 @@ class PinListing:
             rows = self._file.all(
                 f"SELECT id, owner, (SELECT value FROM meta WHERE pin = pins.id AND key = '{PROJECT}') FROM pins "
                 "WHERE id < ? AND instr(folded, ?) > 0 ORDER BY id DESC LIMIT ?",
-                (before, _text(label).casefold(), _KEYS),
+                (before, storable(label).casefold(), _KEYS),
             )
             found += [number for number, owner, project in rows if every or owner in of or project in among]
             if len(rows) < _KEYS:
@@ -251,8 +254,3 @@ def _marks(values: Sequence[Any]) -> str:
 def _batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
     for start in range(0, len(values), _KEYS):
         yield values[start : start + _KEYS]
-
-
-def _text(value: str) -> str:
-    """What a database takes: half a character is in no name."""
-    return value.encode("utf-8", "replace").decode("utf-8")

@@ -32,6 +32,7 @@ from kachery_p2p.pinning.server.keeper import Keeper
 from kachery_p2p.pinning.server.limits import QueuePace
 from kachery_p2p.pinning.server.rows import Pin
 from kachery_p2p.pinning.server.store import PinStore
+from kachery_p2p.waking import Changes, Flag
 
 log = logging.getLogger("kachery_p2p.pinning.server")
 
@@ -57,7 +58,7 @@ class PinQueue:
             Called in a thread.
 
     Attributes:
-        changes: counts what has happened; see `wait_changed`.
+        changes: what has happened, counted.
     """
 
     def __init__(
@@ -78,10 +79,9 @@ class PinQueue:
         #: Roots that are about to come otherwise than by a pin, and how often. The lock keeps letting go apart from it.
         self._expected: Counter[bytes] = Counter()
         self._letting_go = trio.Lock()
-        self._wake = trio.Event()
+        self._wake = Flag()
         self._threads = trio.CapacityLimiter(limits.MAX_FETCHES + 2)
-        self.changes = 0
-        self._changed = trio.Event()
+        self.changes = Changes()
 
     @property
     def running(self) -> int:
@@ -91,11 +91,6 @@ class PinQueue:
     def wake(self) -> None:
         """Something in the store is new."""
         self._wake.set()
-
-    async def wait_changed(self, seen: int) -> None:
-        """Wait until more has happened than `changes` was when it was `seen`."""
-        while self.changes == seen:
-            await self._changed.wait()
 
     async def expect(self, root: CID) -> None:
         """A root is about to come. It is noted first: after a crash it is let go, if nobody has pinned it."""
@@ -119,14 +114,13 @@ class PinQueue:
         task_status.started()
         async with trio.open_nursery() as nursery:
             while True:
-                self._wake = trio.Event()
                 pause = self._pace.look
                 try:
                     pause = await self._turn(nursery)
                 except KacheryError as error:
                     log.warning("the queue of the pinning service stands still for now: %s", error)
                 with trio.move_on_after(pause):
-                    await self._wake.wait()
+                    await self._wake.take()
 
     async def _look_for_lost(self) -> None:
         """What is pinned, and was removed while nobody served, is fetched again."""
@@ -174,13 +168,8 @@ class PinQueue:
             log.warning("the pin %s cannot be noted: %s", pin.request_id, error)
         finally:
             del self._running[pin.id]
-            self._happened()
+            self.changes.happened()
             self._wake.set()
-
-    def _happened(self) -> None:
-        self.changes += 1
-        self._changed.set()
-        self._changed = trio.Event()
 
     async def _pin(self, pin: Pin) -> None:
         store, root = self._store, pin.root
@@ -301,7 +290,7 @@ class PinQueue:
             log.info("%s is let go later: %s", root, error)
             return
         await self._do(self._store.let_go, root)
-        self._happened()
+        self.changes.happened()
 
     async def _do(self, work: Callable[..., T], *args: Any) -> T:
         return await trio.to_thread.run_sync(work, *args, limiter=self._threads)

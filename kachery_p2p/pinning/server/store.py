@@ -35,7 +35,7 @@ from kachery_p2p.pinning.server.following import OWN, Following, add_tables, end
 from kachery_p2p.pinning.server.listing import PinListing, add_indexes
 from kachery_p2p.pinning.server.requests import Filters, PinObject, no_funds
 from kachery_p2p.pinning.server.rows import COLUMNS, FROM_VERSION_1, SCHEMA, Pin, Token, pin_of
-from kachery_p2p.sqlite import Settings, SQLiteFile
+from kachery_p2p.sqlite import Settings, SQLiteFile, storable
 from kachery_p2p.sqlite_schema import make_schema
 
 STORE_NAME = "pinning-service.sqlite"
@@ -255,7 +255,7 @@ class PinStore:
     def get(self, owner: Token, request_id: str) -> Pin | None:
         """One pin, if it is theirs."""
         row = self._file.one(
-            f"SELECT {COLUMNS} FROM pins WHERE request_id = ? AND owner = ?", (_text(request_id), owner.id)
+            f"SELECT {COLUMNS} FROM pins WHERE request_id = ? AND owner = ?", (storable(request_id), owner.id)
         )
         return None if row is None else pin_of(row)
 
@@ -307,14 +307,14 @@ class PinStore:
     def delete_any(self, request_id: str) -> bool:
         """Take a pin away, whosever it is; whether there was one. Who may is decided before."""
         with self._file.write() as db:
-            row = db.execute("SELECT id FROM pins WHERE request_id = ?", (_text(request_id),)).fetchone()
+            row = db.execute("SELECT id FROM pins WHERE request_id = ?", (storable(request_id),)).fetchone()
             if row is not None:
                 _delete(db, row[0])
             return row is not None
 
     def _take(self, db: sqlite3.Connection, owner: Token, request_id: str) -> bool:
         row = db.execute(
-            "SELECT id FROM pins WHERE request_id = ? AND owner = ?", (_text(request_id), owner.id)
+            "SELECT id FROM pins WHERE request_id = ? AND owner = ?", (storable(request_id), owner.id)
         ).fetchone()
         if row is None:
             return False
@@ -519,11 +519,6 @@ def _leave(db: sqlite3.Connection, key: bytes, cid: str) -> None:
         "AND NOT EXISTS (SELECT 1 FROM pins WHERE key = ?1 AND status <> 'failed')",
         (key, cid),
     )
-
-
-def _text(value: str) -> str:
-    """What a database takes: a request ID that no text can be is nobody's."""
-    return value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _fits(values: Sequence[Any]) -> bool:

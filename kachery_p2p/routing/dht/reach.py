@@ -119,10 +119,10 @@ class DhtConnections:
             raise DialError(f"The peer {text} could not be reached a moment ago.")
         usable = addresses.to_texts(self.scope.usable(addrs))
         try:
-            with trio.fail_after(shell_limits.DIAL_TIMEOUT + 1):
+            with trio.fail_after(shell_limits.LOOKUP_DIAL_TIMEOUT + 1):
                 async with self._slots:
                     self.dials += 1
-                    await self._host.connect(text, usable, timeout=shell_limits.DIAL_TIMEOUT)
+                    await self._host.connect(text, usable, timeout=shell_limits.LOOKUP_DIAL_TIMEOUT)
         except trio.TooSlowError as error:  # it waited for its turn
             raise DialError(f"There was no time to dial the peer {text}.") from error
         except DialError:
@@ -145,7 +145,7 @@ class DhtConnections:
         """
         async with self._slots:
             self.dials += 1
-            return peer_bytes(await self._host.connect(addr, timeout=2 * shell_limits.DIAL_TIMEOUT))
+            return peer_bytes(await self._host.connect(addr, timeout=2 * shell_limits.LOOKUP_DIAL_TIMEOUT))
 
     def arrived(self, peer: bytes) -> None:
         """A peer connected by itself: it can be reached."""

@@ -31,7 +31,7 @@ MAX_ASKERS = 1024
 # --- dials ---------------------------------------------------------------------------------------------------------
 
 #: A peer that takes longer to connect than this slows a lookup more than it helps.
-DIAL_TIMEOUT = 5.0
+LOOKUP_DIAL_TIMEOUT = 5.0
 #: Dials at a time: a lookup's worth, and a few for its neighbours.
 MAX_DIALS = 24
 #: Unreachable peers remembered.

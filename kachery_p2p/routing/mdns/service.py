@@ -102,8 +102,8 @@ class Mdns:
         self._last_error: str | None = None
         self._nursery: trio.Nursery | None = None
         self._settled_at = -math.inf
-        #: there is something to send or to report; interfaces may have changed; a peer came
-        self._work, self._changed, self._news = Flag(), Flag(), Signal()
+        #: there is something to send or to report; a peer came
+        self._work, self._news = Flag(), Signal()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look for peers until cancelled; then say goodbye. Raises nothing."""
@@ -124,16 +124,10 @@ class Mdns:
 
     # --- interfaces ------------------------------------------------------------------------------------------------
 
-    def interfaces_changed(self) -> None:
-        """Our addresses may have changed: look at once, not at the next half minute."""
-        self._changed.set()
-
     async def _watch(self) -> None:
         while True:
-            with trio.move_on_after(limits.LOOK_INTERVAL):
-                await self._changed.take()
+            await trio.sleep(limits.LOOK_INTERVAL)
             self._look()
-            await trio.sleep(limits.ROUND_PAUSE)
 
     def _look(self) -> None:
         """Take up new interfaces, leave old ones, and try again what failed."""

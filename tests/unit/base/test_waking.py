@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from kachery_p2p.waking import Flag, Signal
+from kachery_p2p.waking import Changes, Flag, Signal
 
 
 async def test_a_signal_wakes_all_that_wait_and_is_not_remembered(autojump_clock: trio.testing.MockClock) -> None:
@@ -118,3 +118,24 @@ async def test_a_flag_can_be_cleared(times: int) -> None:
     with trio.move_on_after(0) as scope:
         await flag.take()
     assert scope.cancelled_caught
+
+
+async def test_what_happened_meanwhile_is_counted(autojump_clock: trio.testing.MockClock) -> None:
+    """Whoever counted before it looked waits for nothing that has happened since; else for the next that happens."""
+    changes = Changes()
+    seen = changes.count
+    changes.happened()
+    await changes.wait(seen)
+    woken: list[int] = []
+
+    async def waiter(number: int) -> None:
+        await changes.wait(changes.count)
+        woken.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(2):
+            nursery.start_soon(waiter, number)
+        await trio.testing.wait_all_tasks_blocked()
+        assert woken == []
+        changes.happened()
+    assert sorted(woken) == [0, 1]

@@ -74,6 +74,24 @@ def test_there_and_back(tmp_path: Path, at: Callable[[str], Path]) -> None:
     )
 
 
+def test_it_lies_there_as_if_it_had_been_loaded(tmp_path: Path, at: Callable[[str], Path]) -> None:
+    """A file that came in a CAR file is listed and counted, goes with `gc --keep`, and with `rm`."""
+    file, _ = store(tmp_path)
+    run("export", file, tmp_path / "out.car")
+    at("there")
+    for take_away in (lambda: kcl.remove(file, force=True), lambda: kcl.gc(0, force=True)):
+        kcl.import_car(tmp_path / "out.car", local=True)
+        assert [(each.uri, each.kind, each.complete) for each in kcl.list()] == [(file, "loaded", True)]
+        assert {row.what: row.files for row in kcl.du() if row.what in ("loaded", "unlisted")} == {
+            "loaded": 1,
+            "unlisted": 0,
+        }
+        take_away()
+        assert kcl.list() == []
+        with pytest.raises(kcl.ContentNotFound):
+            kcl.load_file(file, local_only=True)
+
+
 def test_json(tmp_path: Path, at: Callable[[str], Path]) -> None:
     """What a program wants to know."""
     file, _ = store(tmp_path)
@@ -159,7 +177,7 @@ def test_a_folder_of_which_a_part_is_missing(tmp_path: Path, at: Callable[[str],
     at("there")
     (tmp_path / "cut.car").write_bytes(cut)
     done = run("import", tmp_path / "cut.car")
-    assert done.exit_code == 6
+    assert done.exit_code == 4
     assert "cut short" in done.stderr
     assert f"kachery-cloud-load {tree}" in done.stderr
     assert run("export", tree, tmp_path / "again.car", "--local-only").exit_code == 3
@@ -170,7 +188,7 @@ def test_a_folder_of_which_a_part_is_missing(tmp_path: Path, at: Callable[[str],
 
 @pytest.mark.parametrize(
     ("name", "code", "says"),
-    [("missing.car", 2, "missing.car"), (".", 2, "is a folder"), ("text", 6, "not a CAR file")],
+    [("missing.car", 2, "missing.car"), (".", 2, "is a folder"), ("text", 2, "not a CAR file")],
 )
 def test_what_cannot_be_imported(tmp_path: Path, name: str, code: int, says: str) -> None:
     """A sentence that names the file, and its exit code."""
@@ -179,6 +197,19 @@ def test_what_cannot_be_imported(tmp_path: Path, name: str, code: int, says: str
     assert (done.exit_code, done.stdout) == (code, "")
     assert says in done.stderr
     assert str(tmp_path) in done.stderr
+
+
+def test_a_file_that_was_tampered_with(tmp_path: Path, at: Callable[[str], Path]) -> None:
+    """Wrong bytes in it are damage of what is here, and no fault of the network; so is an end that is not there."""
+    file, _ = store(tmp_path, 100)
+    kcl.export_car(file, tmp_path / "out.car")
+    data = (tmp_path / "out.car").read_bytes()
+    at("there")
+    for wrong, said in ((data[:-1] + bytes([data[-1] ^ 1]), "HashMismatch"), (data[:-1], "MalformedDag")):
+        (tmp_path / "wrong.car").write_bytes(wrong)
+        done = run("import", tmp_path / "wrong.car", "--json")
+        assert done.exit_code == 4
+        assert json.loads(done.stdout)["error"]["type"] == said
 
 
 @pytest.mark.parametrize("uris", [[], [1], ["no uri"], "", None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kachery_cloud.commands import main as cli
+from kachery_cloud.commands.support import SYNONYMS
 from kachery_cloud.local import close_repositories
 from kachery_cloud.privacy import sentence
 
@@ -103,6 +105,37 @@ def test_a_command_that_is_mistyped(typed: str, meant: str) -> None:
     assert "Did you mean" not in run("xyzzy").stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("remove", "rm"), ("delete", "rm"), ("add", "store or link"), ("download", "get or load"), ("daemon", "node")],
+)
+def test_a_word_of_other_programs(typed: str, meant: str) -> None:
+    """What does that here is named, and nothing that is only written alike."""
+    result = run(typed, "x")
+    assert result.exit_code == 2
+    assert f"No such command '{typed}'. Did you mean {meant}?" in result.stderr
+
+
+def test_each_word_of_other_programs_leads_to_a_command() -> None:
+    """To one of `kachery-cloud` itself, unless it is one of these; then to one of its groups."""
+    for word, meant in SYNONYMS.items():
+        assert word in cli.COMMANDS or set(meant) & set(cli.COMMANDS), word
+    assert "Did you mean remove?" in run("pins", "rm", SEED).stderr
+    assert "Did you mean list?" in run("group", "ls").stderr
+
+
+@pytest.mark.parametrize("command", ["rm", "verify", "visibility", "pins remove"])
+def test_a_name_where_a_uri_is_wanted(command: str, seed_file: Path) -> None:
+    """Of what is here already: how its URI is found, by the name that was typed. A wrong CID is told as such."""
+    for name in ("session.nwb", str(seed_file), "my data", "session"):
+        result = run(*command.split(), name)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"kachery-cloud list --find {shlex.quote(Path(name).name)} " in result.stderr
+    wrong = run(*command.split(), SEED[:-3])
+    assert wrong.exit_code == 2
+    assert "--find" not in wrong.stderr
+
+
 def test_link_label_profile_and_json(seed_file: Path, data: Path) -> None:
     """Options of storing; --json gives one object with all that is known."""
     assert run("store", seed_file, "--label", "a b").stdout == f"{SEED.replace('//', '//label=a%20b@')}\n"
@@ -173,7 +206,7 @@ def test_init_is_idempotent(data: Path) -> None:
         (["load", ELSEWHERE, "--local-only"], 3, "ContentNotFound", "--local-only"),
         (["load", ELSEWHERE, "--dest", "/no/such/folder/x"], 2, "FileMissing", "/no/such/folder"),
         (["cat", ELSEWHERE, "--local-only"], 3, "ContentNotFound", "--local-only"),
-        (["ls", ELSEWHERE, "--local-only"], 2, "NotADirectory", "not a directory"),
+        (["ls", ELSEWHERE, "--local-only"], 3, "ContentNotFound", "not on this machine"),
         (["node", "--listen", "4001"], 2, "InvalidAddress", "4001"),
         (["node", "--announce", "4001"], 2, "InvalidAddress", "--announce"),
         (["node", "--relay", "relay"], 2, "InvalidAddress", "--relay"),

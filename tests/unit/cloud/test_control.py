@@ -38,11 +38,11 @@ def client(server: Server) -> Iterator[ControlClient]:
 
 
 def test_answers_and_progress_reach_the_one_who_asked(client: ControlClient) -> None:
-    """A request gets its own result, and its progress on the way: bytes, and how many peers."""
+    """A request gets its own result, and its progress on the way: bytes, how many peers, and what was here before."""
     seen: list[tuple[int, ...]] = []
     assert ask(client, "echo", {"a": [1, "ü"]}) == {"a": [1, "ü"]}
     assert ask(client, "count", {}, lambda *steps: seen.append(steps)) == "counted"
-    assert seen[-1][1:] == (3, 7)
+    assert seen[-1][1:] == (3, 7, 1)
     assert seen == sorted(seen)
 
 

@@ -125,6 +125,7 @@ def test_an_error_crosses_to_another_process() -> None:
     [
         (kcl.FileMissing, FileNotFoundError, errno.ENOENT),
         (kcl.PathNotFound, FileNotFoundError, errno.ENOENT),
+        (kcl.BrokenLink, FileNotFoundError, errno.ENOENT),
         (kcl.FileExists, FileExistsError, errno.EEXIST),
         (kcl.NoPermission, PermissionError, errno.EACCES),
         (kcl.DiskFull, OSError, errno.ENOSPC),

@@ -80,7 +80,7 @@ def test_every_loader_takes_a_path(work: Path) -> None:
     assert out.getvalue() == b"ext"
     assert kcl.load_file_info("x.txt") == {
         "uri": str(work / "x.txt"), "cid": None, "kind": "file", "size": 4, "label": None, "sources": {}, "local": True,
-        "path": "x.txt", "shared": None,
+        "path": "x.txt", "shared": None, "dag_size": None, "destination": None,
     }  # fmt: skip
     assert not [each for each in (work.parent / "data").rglob("*") if each.is_file() and "ipfs" in each.parts]
 

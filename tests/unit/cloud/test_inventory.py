@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 import kachery_cloud as kcl
 from kachery_cloud import inventory_tables
 from kachery_cloud.commands.main import find_command
+from kachery_cloud.inventory import Items
 from kachery_cloud.inventory_removal import RemovedItems
 from kachery_cloud.local import outbox
 from kachery_cloud.node import connection
@@ -145,6 +147,13 @@ def test_the_command_list(stored: dict[str, str]) -> None:
     items = json.loads(run("list", "--json").output)["items"]
     assert [item["label"] for item in items] == [None, "mouse 12", "raw.bin", "session.nwb"]
     assert run("list", "--find", "nothing").output == "Nothing here has that in its name.\n"
+
+
+def test_a_folder_without_a_label_is_marked_as_one(stored: dict[str, str]) -> None:
+    """As after an import: it ends in / as each folder does; a file does not."""
+    folder = next(item for item in kcl.list() if item.directory)
+    shown = Items([replace(folder, label=None), replace(folder, label=None, directory=False)]).lines()
+    assert [line.partition("  ")[0] for line in shown[1:]] == ["(no label)/", "(no label)"]
 
 
 def test_an_empty_directory() -> None:
@@ -299,6 +308,34 @@ def test_what_is_in_a_folder_goes_with_it(stored: dict[str, str]) -> None:
     with pytest.raises(kcl.InvalidArgument, match=stored["folder"].partition("?")[0]):
         kcl.remove(f"ipfs://{kcl.load_file_info(inside)['cid']}", force=True)
     assert kcl.load_bytes(inside, local_only=True) == b"in a folder"
+
+
+def test_a_file_that_a_folder_has_stays(tmp_path: Path, alone: list[CopiesRequest]) -> None:
+    """Off the list it goes at once: the reason says that a folder has it, and how many files that are is right."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    (folder / "a.bin").write_bytes(DATA)
+    (folder / "b.bin").write_bytes(DATA[::-1])
+    one, other = (kcl.store_file(folder / name, local=True) for name in ("a.bin", "b.bin"))
+    kcl.store_dir(folder, local=True)
+    (folder / "new.txt").write_text("new")
+    kcl.store_dir(folder, local=True)
+    done = kcl.remove(one)
+    assert (done.freed, done.shared, done.why) == (0, 1, "nothing is lost: a folder still has it")
+    assert kcl.load_bytes(one, local_only=True) == DATA
+    told = run("rm", other)
+    assert told.exit_code == 0
+    assert "0 bytes free, 1 file of it stays, because something else has it" in told.output
+    assert alone == []
+
+
+def test_each_uri_is_taken_once(stored: dict[str, str]) -> None:
+    """What is named twice, in whatever way, is removed, and is no error."""
+    named = (stored["file"], stored["file"], stored["file"] + "?label=another.nwb")
+    done = run("rm", "--force", *named)
+    assert (done.exit_code, done.output.count("Removed ")) == (0, 1)
+    assert len(kcl.list()) == 3
+    assert run("rm", "--force", stored["file"], stored["file"]).output.count("is not on this machine") == 1
 
 
 def test_several_at_once(stored: dict[str, str], alone: list[CopiesRequest]) -> None:

@@ -282,7 +282,7 @@ def test_info_says_what_is_here(folder: Path, tmp_path: Path) -> None:
     assert (info["kind"], info["size"], info["local"], info["label"]) == ("file", 2_560_000, True, "L")
     assert Path(info["path"]).stat().st_size == 2_560_000
     info = kcl.load_file_info(uri)
-    assert (info["kind"], info["size"], info["local"], info["path"]) == ("directory", None, True, None)
+    assert (info["kind"], info["size"], info["local"], info["path"]) == ("directory", 2_560_002, True, None)
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------------

@@ -18,9 +18,10 @@ from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
 from kachery_cloud.commands.main import cli
-from kachery_cloud.commands.pins_text import on_their_way, pin_lines, summary_phrase
+from kachery_cloud.commands.pins_text import pin_lines, summary_phrase
 from kachery_cloud.errors import ConfigError, ContentNotFound, PinningError, PinTooLarge
 from kachery_cloud.local import close_outboxes, close_repositories, outbox
+from kachery_cloud.pinning import on_their_way
 from kachery_cloud.settings.config import Config, load_config
 from kachery_cloud.settings.pin_choice import services_for, usable_services
 from kachery_cloud.settings.pin_services import (
@@ -643,3 +644,11 @@ def test_settings_with_tokens_do_not_get_into_the_status(here: Path) -> None:
     assert SECRET not in CliRunner().invoke(cli, ["status", "--json"]).output
     assert SECRET not in run("--json").output
     assert outbox(load_config()).path.read_bytes().find(SECRET.encode()) == -1
+
+
+def test_settings_name_no_more_services_than_a_node_takes() -> None:
+    """The number is written twice, for settings are read by programs that import nothing of pinning."""
+    from kachery_cloud.settings.pin_services import MAX_SERVICES
+    from kachery_p2p.pinning import limits
+
+    assert limits.MAX_SERVICES == MAX_SERVICES

@@ -7,6 +7,7 @@ import sys
 import types
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +97,44 @@ def test_silence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     with progress_bar("Loading x") as update:
         update(1, 10)
     assert "Loading x" in capsys.readouterr().err
+
+
+def test_what_was_here_is_no_speed(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    """A load that goes on: 9 GB were here, and are found while 1 MB a second comes. The bar shows that rate alone."""
+    monkeypatch.setattr(progress, "is_watched", lambda: True)
+    monkeypatch.setattr(progress, "DELAY", 0.0)
+    shown: list[dict[str, Any]] = []
+    bars = progress._bar_class()
+    made: list[Any] = []
+
+    class Bar(bars):
+        """A bar that is looked at, with a clock of ours."""
+
+        def __init__(self, *args: Any, **how: Any) -> None:
+            super().__init__(*args, **{**how, "mininterval": 0, "miniters": 0})
+            self._time, self.start_t, self.last_print_t = (lambda: clock[0]), clock[0], clock[0]
+            made.append(self)
+
+    monkeypatch.setattr(progress, "_bar_class", lambda: Bar)
+    here, came = 0, 0
+    with progress_bar("Loading x") as update:
+        for found in (0, 1000, 0, 5000, 3000, 0, 0):
+            here += found
+            update(1_000_000 * (here + came), 10_000_000_000, 1, 1_000_000 * here)
+            shown.append(dict(made[0].format_dict))
+            clock[0] += 1
+            came += 1
+    assert [each["n"] for each in shown][-1] == 9_006_000_000
+    rates = [each["rate"] or (each["n"] - each["initial"]) / each["elapsed"] for each in shown[2:]]
+    assert all(abs(rate - 1_000_000) < 1000 for rate in rates), rates
+
+
+def test_a_function_is_told_what_was_here(clock: list[float]) -> None:
+    """Beside what is done, so that it can tell the speed; also at the end."""
+    steps: list[Progress] = []
+    with kcl.progress_to(steps.append), progress_bar("Loading x") as update:
+        update(500, 1000, 2, 400)
+    assert [(step.done, step.here) for step in steps] == [(500, 400), (1000, 400)]
 
 
 def test_only_functions_are_told() -> None:

@@ -207,6 +207,8 @@ INFO = {
     "cid": "str",
     "kind": "str",
     "size": "int",
+    "dag_size": "NoneType",
+    "destination": "NoneType",
     "label": "NoneType",
     "sources": {},
     "local": "bool",

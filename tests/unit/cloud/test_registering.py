@@ -25,7 +25,6 @@ from kachery_cloud.ownership.archive import (
     read_key_set,
     read_time,
     remember,
-    time_text,
 )
 from kachery_cloud.ownership.claims import Malformed
 from kachery_cloud.ownership.kept import Kept, forget_proof, keep_proof, own_proof, read_kept
@@ -34,6 +33,7 @@ from kachery_cloud.ownership.labs import LABS_NAME, Lab, keep_lab, known_labs
 from kachery_cloud.ownership.registering import check_label, default_label, forget, register
 from kachery_cloud.settings.config import Config, load_config, write_setting
 from kachery_cloud.settings.pin_tokens import find_token
+from kachery_cloud.utc import time_text
 from kachery_p2p.repo.keys import new_identity
 from tests.helpers.proofs import CLIENT, GOT, ISSUER, RSA, STRANGER, good, issuers
 

@@ -17,11 +17,14 @@ import pytest
 import kachery_cloud as kcl
 from kachery_cloud import progress
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, NodeError
+from kachery_cloud.inventory_tree import entries
 from kachery_cloud.local import close_repositories, repository
 from kachery_cloud.node import connection as background
 from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.directory import DirectoryBuilder, symlink_block
 from kachery_p2p.dag.nodes import drive
 from kachery_p2p.dag.paths import resolve_path
+from kachery_p2p.dag.profiles import profile
 from kachery_p2p.node.messages import LoadRequest, LoadResult
 from kachery_p2p.repo.repo import Repo
 from tests.helpers.repo_helpers import is_directory
@@ -99,6 +102,21 @@ def test_the_request_carries_all_hints_and_the_patience(node: StandIn, monkeypat
     monkeypatch.setenv("KACHERY_CLOUD_TIMEOUT", "9")
     kcl.load_text(there(node, b"more"))
     assert node.asked[-1].timeout == 9.0
+
+
+def test_a_link_elsewhere_of_which_an_older_node_says_that_it_is_no_file(node: StandIn) -> None:
+    """It is listed as a link all the same; where it points is not known then."""
+    here = repository(kcl.load_config())
+    link, block = symlink_block("unixfs-v1-2025", "a")
+    folder = DirectoryBuilder(profile(), lambda cid, data: here.put_blocks([(cid, data)]))
+    folder.add("b", link, len(block))
+
+    def older(request: LoadRequest, progress: Any) -> LoadResult:
+        raise kcl.NotAFile("a symbolic link, not a file")
+
+    node.load = older  # type: ignore[method-assign]
+    (entry,) = entries(f"ipfs://{folder.finish().cid}")
+    assert (entry.name, entry.kind, entry.size, entry.destination) == ("b", "link", 0, None)
 
 
 def test_what_is_here_is_not_asked_for_again(node: StandIn) -> None:

@@ -15,7 +15,9 @@ from click.testing import CliRunner, Result
 import kachery_cloud as kcl
 from kachery_cloud.commands.main import cli
 from kachery_cloud.local import close_outboxes, close_repositories, outbox
+from kachery_cloud.node import connection
 from kachery_cloud.settings.config import load_config
+from kachery_p2p.node.messages import LoadRequest, LoadResult
 from kachery_p2p.pinning import OUTBOX_NAME
 from kachery_p2p.pinning.repair import repair_outbox
 from kachery_p2p.repo import NodeLock
@@ -202,3 +204,78 @@ def test_sound_list_is_left_alone(directory: Path, stored: dict[str, str], tmp_p
     assert repair_outbox(tmp_path / "none", directory / "damaged") is None
     assert (directory / OUTBOX_NAME).read_bytes() == content
     shutil.rmtree(directory)
+
+
+# --- of some URIs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[LoadRequest]:
+    """What the node was asked to load. It finds nobody who has anything."""
+    requests: list[LoadRequest] = []
+
+    class Node:
+        def load(self, request: LoadRequest, progress: object = None) -> LoadResult:
+            requests.append(request)
+            raise kcl.ContentNotFound("Nobody has it.")
+
+    monkeypatch.setattr(connection, "get_connection", lambda config: Node())
+    return requests
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["a file of its own", "in a pack"])
+@pytest.mark.parametrize("how", ["deleted", "flips 1"])
+def test_a_stored_file_that_is_linked_too(
+    directory: Path, tmp_path: Path, asked: list[LoadRequest], how: str, packed: bool
+) -> None:
+    """Its copy comes back from the link, without a network, and then nothing is wrong any more."""
+    data = DATA[:5_000] if packed else DATA
+    (tmp_path / "file").write_bytes(data)
+    if packed:
+        uri = kcl.store_bytes(data, local=True)
+        (copy,) = (directory / "packs").iterdir()
+    else:
+        uri = kcl.store_file(tmp_path / "file", local=True)
+        copy = Path(kcl.load_file(uri, local_only=True))
+    assert kcl.link_file(tmp_path / "file", local=True) == uri
+    os.chmod(copy, 0o644)
+    damage(copy, how)
+    assert run("verify").exit_code == 4
+    done = run("repair", uri)
+    assert (done.exit_code, asked) == (0, []), done.output
+    assert Path(kcl.load_file(uri, local_only=True)).read_bytes() == data
+    assert run("verify").exit_code == 0
+    (tmp_path / "file").unlink()
+    assert kcl.load_bytes(uri, local_only=True) == data
+
+
+def test_a_file_of_a_folder_that_is_linked_too(directory: Path, tmp_path: Path, asked: list[LoadRequest]) -> None:
+    """So it is with a file that lies in a folder; what no link has is asked for."""
+    (tmp_path / "folder").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "folder" / name).write_bytes(DATA + name.encode())
+    uri = kcl.store_dir(tmp_path / "folder", local=True)
+    kcl.link_file(tmp_path / "folder" / "a", local=True)
+    copies = {path.read_bytes()[-1:]: path for path in (directory / "ipfs").rglob("baf*")}
+    first, second = copies[b"a"], copies[b"b"]
+    first.unlink()
+    assert (run("repair", uri).exit_code, asked) == (0, [])
+    assert first.read_bytes() == DATA + b"a"
+    second.unlink()
+    assert run("repair", uri).exit_code == 3
+    assert [request.kind for request in asked] == ["directory"]
+
+
+def test_peers_and_patience_of_a_repair(directory: Path, tmp_path: Path, asked: list[LoadRequest]) -> None:
+    """Who is to be asked, and for how long, can be said, as for a load; not where nothing is loaded."""
+    (tmp_path / "file").write_bytes(DATA)
+    uri = kcl.store_file(tmp_path / "file", local=True)
+    Path(kcl.load_file(uri, local_only=True)).unlink()
+    peer = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWEqnTdgqHnkkwarSrJjeMP2ZJiADWLYADaNvUb6SQNyPF"
+    assert run("repair", uri, "--peer", peer, "--timeout", "7").exit_code == 3
+    with pytest.raises(kcl.ContentNotFound):
+        kcl.repair([uri], providers=[peer], timeout=7)
+    assert [(request.providers, request.timeout) for request in asked] == [((peer,), 7.0)] * 2
+    assert run("repair", "--peer", peer).exit_code == 2
+    with pytest.raises(kcl.InvalidArgument, match="URIs"):
+        kcl.repair(timeout=7)

@@ -95,7 +95,7 @@ def test_each_field_is_a_setting_with_all_that_is_told_of_it() -> None:
         assert setting.key == ("" if field.name == "directory" else field.name)
         assert re.fullmatch(r"(\* )?[A-Z][^.]+\.", setting.meaning), setting.meaning
         assert setting.parser.takes
-        assert setting.default_text
+        assert re.fullmatch(r"[^`\s].*|`[^`]+`.*", setting.default_text), "no empty code, which Markdown does not know"
         assert field.default_factory is MISSING or field.default_factory() == setting.default
 
 
@@ -248,6 +248,16 @@ def test_the_command_says_what_each_setting_is(tmp_path: Path) -> None:
     assert (rows["mdns"]["key"], rows["mdns"]["takes"], rows["directory"]["key"]) == ("mdns", "on or off", None)
     assert "s3cret" not in text + json.dumps(rows)
     assert "`" not in text + json.dumps(rows)
+
+
+def test_a_setting_that_is_empty_is_none(tmp_path: Path) -> None:
+    """An empty text is said as "none", as a default and as a value, and a word beside it stays."""
+    env = {"KACHERY_CLOUD_DIR": str(tmp_path)}
+    assert run("project", **env).startswith("KACHERY_CLOUD_PROJECT: none\n")
+    assert run("openid_client_id", **env).startswith("KACHERY_CLOUD_OPENID_CLIENT_ID: none: nobody signs in\n")
+    assert json.loads(run("project", "--json", **env))["settings"][0]["default"] == "none"
+    (tmp_path / "config.json").write_text(json.dumps({"project": ""}))
+    assert run("project", **env).startswith("KACHERY_CLOUD_PROJECT: none\n")
 
 
 @pytest.mark.parametrize("url", ["http://id.example.org", "id.example.org", "https://u:p@id.example.org", "ftp://a"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -261,10 +262,24 @@ def test_ctrl_c_leaves_what_was_found(node: StandIn, monkeypatch: pytest.MonkeyP
     assert json.loads(lines[1])["error"]["type"] == "Interrupted"
 
 
-def test_what_names_a_peer_later_is_told_at_the_end(node: StandIn) -> None:
-    """Its row is printed already, so there is a line more for people. With --json each peer has one line."""
+class Terminal(io.StringIO):
+    """Standard output that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_names_a_peer_later_is_told_at_the_end(node: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal its row is printed already, so there is a line more. Elsewhere, as with --json, each comes once."""
     node.rows = [ROW, {**ROW, "peer": ME}, {**ROW, "found_by": {"mdns": 0.034, "dht": 3.2}}]
-    assert run("whereis", ELSEWHERE).stdout.splitlines()[-1] == f"{PEER}: also found by the DHT after 3.20 s"
+    piped = [line for line in run("whereis", ELSEWHERE).stdout.splitlines() if not line.startswith(" ")]
+    assert [line.partition(":")[0] for line in piped] == [PEER, ME]
+    terminal = Terminal()
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", terminal)
+        with pytest.raises(SystemExit):
+            cli.cli(["whereis", ELSEWHERE])
+    assert terminal.getvalue().splitlines()[-1] == f"{PEER}: also found by the DHT after 3.20 s"
     lines = run("whereis", ELSEWHERE, "--json").stdout.splitlines()
     assert [json.loads(line)["peer"] for line in lines] == [PEER, ME]
 

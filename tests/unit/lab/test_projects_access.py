@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kachery_cloud.lab.projects_rules import ROLES, VISIBILITIES, Operation, ProjectRole, Standing, Visibility, allowed
+from kachery_cloud.lab.projects_rules import Operation, Standing, allowed
+from kachery_cloud.lab_places import ROLES, VISIBILITIES, ProjectRole, Visibility
 from tests.helpers.lab import LabBrowser, LabClient, RunningLab, running_lab
 from tests.unit.lab.test_projects_api import project, send, upload
 

@@ -40,7 +40,7 @@ async def gone(lab: RunningLab, cid: str) -> None:
     """Wait until a root is not on the node any more."""
     while lab.node.repo.inventory.get(CID.parse(cid)) is not None:
         with trio.move_on_after(0.1):
-            await lab.server.queue.wait_changed(lab.server.queue.changes)
+            await lab.server.queue.changes.wait(lab.server.queue.changes.count)
 
 
 async def test_a_project_from_its_beginning_to_its_end(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ async def test_a_client_pins_into_a_project_if_it_may(tmp_path: Path) -> None:
             if row["status"] == "pinned":
                 break
             with trio.move_on_after(0.1):
-                await lab.server.queue.wait_changed(lab.server.queue.changes)
+                await lab.server.queue.changes.wait(lab.server.queue.changes.count)
         assert (row["label"], row["client"], row["owner"]["id"]) == ("reef.nwb", laptop.key.peer_id, ann.id)
         assert (await laptop.by_token("GET", f"/api/v1/files/{row['id']}")).json() == row
         plain = {**pin, "meta": {"project": "nowhere"}}
@@ -254,7 +254,7 @@ async def test_what_is_in_a_folder(tmp_path: Path) -> None:
         made = (await laptop.by_token("POST", "/pins", pin)).json()["requestid"]
         while (await browser.get(f"/api/v1/files/{made}")).json()["status"] != "pinned":
             with trio.move_on_after(0.1):
-                await lab.server.queue.wait_changed(lab.server.queue.changes)
+                await lab.server.queue.changes.wait(lab.server.queue.changes.count)
         url = f"/api/v1/files/{made}"
         listed = (await browser.get(f"{url}/entries")).json()
         assert ([each["name"] for each in listed["items"]], listed["count"]) == (["a.txt", "sub"], 2)

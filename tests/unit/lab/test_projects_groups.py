@@ -148,13 +148,13 @@ async def test_what_is_in_it_is_for_its_members(tmp_path: Path) -> None:
 async def pinned(lab: RunningLab, browser: LabBrowser, label: str) -> dict[str, Any]:
     """Wait until a file is pinned."""
     while True:
-        seen = lab.server.queue.changes
+        seen = lab.server.queue.changes.count
         found = (await browser.get("/api/v1/files", params={"label": label})).json()["items"]
         assert all(each["status"] != "failed" for each in found), found
         if found and found[0]["status"] == "pinned":
             return found[0]
         with trio.move_on_after(0.1):
-            await lab.server.queue.wait_changed(seen)
+            await lab.server.queue.changes.wait(seen)
 
 
 async def test_a_project_goes_with_its_group(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kachery_cloud.lab.projects_rules import ROLES, VISIBILITIES, Operation, Standing, allowed
+from kachery_cloud.lab.projects_rules import Operation, Standing, allowed
+from kachery_cloud.lab_places import ROLES, VISIBILITIES
 
 #: Who asks.
 NOBODY = Standing()

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from kachery_cloud.placing import place_directory
+from kachery_p2p.access.audience import PRIVATE, PUBLIC, Audience
 from kachery_p2p.dag.car import CarReader, write_car
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from kachery_p2p.dag.directory import DirectoryBuilder
@@ -21,6 +22,7 @@ from kachery_p2p.dag.pb import PBLink, encode_node
 from kachery_p2p.errors import ContentNotFound, HashMismatch, InvalidName, MalformedDag, UnsupportedCID
 from kachery_p2p.load import car_source
 from kachery_p2p.load.cars import CarRead, read_car, write_dags
+from kachery_p2p.repo.kept_rows import LOADED
 from kachery_p2p.repo.repo import Repo
 from tests.unit.dag.test_car import v2
 
@@ -88,9 +90,9 @@ def car_of(roots: list[CID], blocks: list[tuple[CID, bytes]]) -> bytes:
     return out.getvalue()
 
 
-def bring(repo: Repo, file: BinaryIO) -> CarRead:
+def bring(repo: Repo, file: BinaryIO, to: Audience | None = None) -> CarRead:
     async def main() -> CarRead:
-        return await read_car(repo, file, "test.car", progress=lambda done, total: None)
+        return await read_car(repo, file, "test.car", progress=lambda done, total: None, audience=to)
 
     return trio.run(main, strict_exception_groups=True)
 
@@ -145,6 +147,25 @@ def test_a_folder_and_a_file_come_back(
     assert ours.verify() == []
     assert not list((ours.directory / "partial").iterdir())
     assert not list((ours.directory / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("size", [5_000, 3 * MIB + 5], ids=["one block", "several"])
+@pytest.mark.parametrize("to", [None, PRIVATE], ids=["for everybody", "for some"])
+def test_a_file_is_listed(theirs: Repo, ours: Repo, size: int, to: Audience | None) -> None:
+    """What was imported is listed as loaded, is counted as such, and is removed like everything that is listed."""
+    root = theirs.store_bytes(os.urandom(size)).cid
+    bring(ours, io.BytesIO(export(theirs, root)), to)
+    (kept,) = ours.inventory.roots()
+    assert (kept.cid, kept.how, kept.size, kept.whole) == (root, LOADED, size, True)
+    assert ours.access.audience_of(root) == (to or PUBLIC)
+    used = {row.what: row.bytes for row in ours.usage.read()}
+    assert (used["loaded"], used["unlisted"]) == (size, 0)
+    ours.removal.remove(kept)
+    assert ours.find_file(root) is None
+    assert ours.inventory.roots() == []
+    bring(ours, io.BytesIO(export(theirs, root)), to)
+    bring(ours, io.BytesIO(export(theirs, root)), to)
+    assert [each.cid for each in ours.inventory.roots()] == [root]
 
 
 def test_blocks_are_in_depth_first_order(theirs: Repo, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -29,6 +30,25 @@ async def _start(nursery: trio.Nursery, folder: Path) -> Node:
 
 def _address(node: Node) -> str:
     return node.host.addresses()[0]
+
+
+async def test_what_was_here_is_told_apart(tmp_path: Path) -> None:
+    """A load that goes on says how much of what is done was here before: the rest is what has come."""
+    steps: list[tuple[int, int, int, int]] = []
+    (tmp_path / "input").write_bytes(os.urandom(SIZE))
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(10 * PATIENCE):
+            source = await _start(nursery, tmp_path / "source")
+            cid = source.repo.store_file(tmp_path / "input").cid
+            node = await _start(nursery, tmp_path / "loader")
+            request = LoadRequest(cid, providers=(_address(source),))
+            await node.load(replace(request, kind="bytes", start=0, end=32 * MIB))
+            await node.load(request, lambda *step: steps.append(step))
+        nursery.cancel_scope.cancel()
+    done, total, peers, here = steps[-1]
+    assert (done, total, peers, here) == (SIZE, SIZE, 1, 32 * MIB)
+    assert all(0 <= found <= 32 * MIB for _, _, _, found in steps)
+    assert [found for *_, found in steps] == sorted(found for *_, found in steps)
 
 
 async def test_a_source_sends_little_more_than_one_copy(tmp_path: Path) -> None:

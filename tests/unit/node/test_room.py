@@ -151,9 +151,9 @@ async def test_it_does_not_look_for_each_small_load(repo: Repo) -> None:
     room = Room(repo, 400_000_000, told=Told())
     for _ in range(100):
         room.arrived(100_000)
-    assert not room._wake.is_set()
+    assert not room._wake
     room.arrived(100_000)
-    assert room._wake.is_set()
+    assert room._wake
     room = Room(repo, None, told=Told())
     room.arrived(1 << 50)
-    assert not room._wake.is_set()
+    assert not room._wake

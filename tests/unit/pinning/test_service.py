@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from kachery_cloud.commands.pins_text import on_their_way, pin_lines
+from kachery_cloud.commands.pins_text import pin_lines
+from kachery_cloud.pinning import on_their_way
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidPinService, PinTooLarge
 from kachery_p2p.node.messages import LoadRequest, WaitPinnedRequest

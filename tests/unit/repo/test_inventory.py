@@ -16,6 +16,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import RemovedMeanwhile, RepoBusy, RepoError
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo import inventory as inventory_module
+from kachery_p2p.repo import listing as listing_module
 from kachery_p2p.repo import removal_lock as lock_module
 from kachery_p2p.repo import seen as seen_module
 from kachery_p2p.repo.inventory import KeptRoot
@@ -135,6 +136,42 @@ def test_files_deleted_by_hand(repo: Repo, folder: Path) -> None:
     for root in repo.inventory.roots():
         repo.removal.remove(root)
     assert repo.verify() == []
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_file_of_a_folder_deleted_by_hand(repo: Repo, folder: Path, link: bool) -> None:
+    """A list sees that the folder is not whole, before anybody has asked for that file; what is left of it counts."""
+    (folder / "c").write_bytes(DATA[::-1])
+    cid = repo.store_directory(folder, profile=TINY, link=link).cid
+    assert [root.whole for root in repo.inventory.roots()] == [True]
+    gone = repo.find_file(repo.hash_file(folder / "a", profile=TINY))
+    assert gone is not None
+    gone.unlink()
+    (root,) = repo.inventory.roots()
+    assert (root.cid, root.whole, root.problem) == (cid, False, "incomplete")
+    assert (root.size, root.here) == (2 * len(DATA) + 1, len(DATA) + 1)
+    if not link:
+        repo.store_directory(folder, profile=TINY)
+        assert [(root.whole, root.here) for root in repo.inventory.roots()] == [(True, 2 * len(DATA) + 1)]
+
+
+def test_a_file_that_is_listed_and_in_a_folder(repo: Repo, folder: Path) -> None:
+    """Where it is gone, both are not whole."""
+    file = repo.store_file(folder / "a", profile=TINY)
+    repo.store_directory(folder, profile=TINY)
+    file.path.unlink()
+    assert [root.problem for root in repo.inventory.roots()] == ["missing", "incomplete"]
+
+
+def test_a_list_looks_at_some_thousand_files(repo: Repo, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many files the folders have, a list takes about as long: it looks at those that came last."""
+    (folder / "c").write_bytes(DATA[::-1])
+    repo.store_directory(folder, profile=TINY)
+    for path in (repo.directory / "ipfs").rglob("baf*"):
+        path.unlink()
+    monkeypatch.setattr(listing_module, "LOOKED_INSIDE", 1)
+    (root,) = repo.inventory.roots()
+    assert (root.problem, root.here) == ("incomplete", len(DATA) + 1)
 
 
 def test_a_linked_file_that_changed(repo: Repo, folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo.catalog import CHANGED
 from kachery_p2p.repo.checking import Problem
-from kachery_p2p.repo.scrubbing import Place, Step
+from kachery_p2p.repo.scrubbing import ScrubPlace, Step
 from tests.helpers.profiles import custom_profile
 
 TINY = custom_profile(chunk_size=1000, width=4)
@@ -37,9 +37,9 @@ def flip(path: Path, at: int) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def run(repo: Repo, place: Place | None = None, most: int = 10_000) -> list[Step]:
+def run(repo: Repo, place: ScrubPlace | None = None, most: int = 10_000) -> list[Step]:
     """All steps to the end."""
-    place = place or Place()
+    place = place or ScrubPlace()
     steps: list[Step] = []
     while True:
         steps.append(repo.scrubber.step(place, most=most))
@@ -165,7 +165,7 @@ def test_a_lost_inner_node_is_brought_back(repo: Repo) -> None:
 
 def test_what_is_removed_meanwhile_is_no_problem(repo: Repo) -> None:
     cids = [repo.store_bytes(random.Random(number).randbytes(40_000), profile=TINY).cid for number in range(3)]
-    place = repo.scrubber.step(Place(), most=10_000).place
+    place = repo.scrubber.step(ScrubPlace(), most=10_000).place
     assert place is not None
     for cid in cids:
         repo.remove(cid)
@@ -182,5 +182,5 @@ def test_what_is_raised_meanwhile_ends_it(repo: Repo) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        repo.scrubber.step(Place(), hashed=stop)
+        repo.scrubber.step(ScrubPlace(), hashed=stop)
     assert problems(run(repo)) == []

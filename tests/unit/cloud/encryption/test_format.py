@@ -19,8 +19,9 @@ from kachery_cloud.encryption.reading import at_once, decrypted, open_file, plai
 from kachery_cloud.encryption.recipients import Recipients
 from kachery_cloud.encryption.stanzas import Identity, Passphrase, X25519Identity, wrap_scrypt, wrap_x25519
 from kachery_cloud.encryption.stream import CHUNK, SEALED, TAG, check_header, encode_header
-from kachery_cloud.encryption.writing import add_recipient, encrypt, encrypted_bytes, write_age
+from kachery_cloud.encryption.writing import add_recipient, encrypt, write_age
 from kachery_cloud.errors import EncryptionError, InvalidArgument
+from tests.helpers.encryption_helpers import encrypted_bytes
 
 pyrage: Any = import_module("pyrage")  # it has no types
 VECTORS = json.loads((Path(__file__).parents[3] / "vectors" / "age_headers.json").read_text())["vectors"]

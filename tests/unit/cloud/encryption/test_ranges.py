@@ -14,11 +14,11 @@ from kachery_cloud.encryption.identities import own_identity
 from kachery_cloud.encryption.recipients import Recipients
 from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.encryption.stanzas import X25519Identity
-from kachery_cloud.encryption.writing import encrypted_bytes
 from kachery_cloud.local import close_repositories, repository
 from kachery_cloud.node import connection
 from kachery_cloud.settings.config import load_config
 from kachery_p2p.repo.repo import Repo
+from tests.helpers.encryption_helpers import encrypted_bytes
 from tests.helpers.opened_files import StandInNode
 from tests.unit.cloud.encryption.conftest import Go
 

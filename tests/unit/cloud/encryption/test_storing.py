@@ -19,7 +19,7 @@ from kachery_cloud.encryption.plain import PlainCopies
 from kachery_cloud.encryption.stanzas import X25519Identity
 from kachery_cloud.local import repository
 from kachery_cloud.settings.config import load_config
-from tests.helpers.encryption_helpers import age, bring, groups_of, needs_age, stored_bytes
+from tests.helpers.encryption_helpers import age, bring, encrypted_bytes, groups_of, needs_age, stored_bytes
 from tests.unit.cloud.encryption.conftest import Go
 
 CHUNK = 64 * 1024
@@ -387,7 +387,7 @@ def test_a_kill_while_it_decrypts_leaves_no_half_file(tmp_path: Path, at: Go) ->
     uri = kcl.store_file(path, encrypt=True, local=True)
     code = (
         "import os, signal, sys\n"
-        "from kachery_cloud.encryption import loading\n"
+        "from kachery_cloud import encrypted_request as loading\n"
         "import kachery_cloud as kcl\n"
         "real = loading.decrypted\n"
         "def half(reader, name):\n"
@@ -408,7 +408,6 @@ def test_a_kill_while_it_decrypts_leaves_no_half_file(tmp_path: Path, at: Go) ->
 def test_a_damaged_file_gives_nothing(tmp_path: Path, at: Go) -> None:
     """Not even the chunks before the one that was changed: no copy appears, at no place."""
     from kachery_cloud.encryption.recipients import Recipients
-    from kachery_cloud.encryption.writing import encrypted_bytes
 
     recipient = own_identity(load_config()).recipient
     cipher = bytearray(encrypted_bytes(os.urandom(20 * CHUNK), Recipients((recipient,))))

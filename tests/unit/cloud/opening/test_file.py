@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kachery_cloud as kcl
-from kachery_cloud.local import close_repositories
+from kachery_cloud.local import close_repositories, repository
 from kachery_cloud.node import connection
 from kachery_cloud.node.endpoint import NodeGone
 from kachery_cloud.opening import content as content_module
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import Profile
+from kachery_p2p.node.messages import LoadResult
 from kachery_p2p.repo.repo import Repo
 from tests.helpers.opened_files import StandInNode, partial_files
 
@@ -123,6 +126,82 @@ def test_a_file_that_was_read_to_its_end_is_whole(node: StandInNode) -> None:
     assert node.asked == []
 
 
+@pytest.fixture
+def ended(node: StandInNode, monkeypatch: pytest.MonkeyPatch) -> StandInNode:
+    """The node, in a process that ends before a file of which all was read has its place."""
+    monkeypatch.setattr(content_module.Content, "_make_whole", lambda self: None)
+    return node
+
+
+def read_through(uri: str) -> None:
+    with kcl.open(uri, read_ahead=0) as file:
+        while file.read(1000):
+            pass
+
+
+def test_a_process_that_ends_before_the_file_is_whole(ended: StandInNode) -> None:
+    """All of it was read, so all of it is here: it is found without the network, and is listed as what was loaded."""
+    data = os.urandom(64 * 1024 + 5)
+    uri = there(ended, data, SMALL)
+    read_through(uri)
+    (item,) = kcl.list()
+    assert (item.kind, item.complete) == ("partial", False)
+    ended.asked.clear()
+    assert kcl.load_bytes(uri, local_only=True) == data
+    assert ended.asked == []
+    (item,) = kcl.list()
+    assert (item.kind, item.complete, item.size) == ("loaded", True, len(data))
+    assert partial_files(kcl.load_config().directory) == []
+
+
+def test_what_is_said_of_a_file_that_was_read_through(ended: StandInNode) -> None:
+    """It is on this machine, and has a path."""
+    data = os.urandom(64 * 1024 + 5)
+    uri = there(ended, data, SMALL)
+    read_through(uri)
+    told = kcl.load_file_info(uri, local_only=True)
+    assert (told["local"], told["complete"]) == (True, True)
+    assert Path(told["path"]).read_bytes() == data
+
+
+def test_a_folder_of_which_all_was_read(ended: StandInNode, tmp_path: Path) -> None:
+    """Where each file of it was read through its path, nothing is missing of it."""
+    data = os.urandom(64 * 1024 + 5)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_bytes(data)
+    folder = ended.peer.store_directory(tmp_path / "folder", profile=SMALL).cid
+    block = ended.peer.get_block(folder.multihash)
+    assert block is not None
+    repository(kcl.load_config()).put_blocks([(folder, block)])
+    read_through(f"ipfs://{folder}/a")
+    assert kcl.load_file_info(f"ipfs://{folder}", local_only=True)["local"]
+    assert kcl.load_bytes(f"ipfs://{folder}/a", local_only=True) == data
+
+
+def test_the_end_of_the_process_waits_until_it_is_whole(node: StandInNode) -> None:
+    """What the node is about to make whole is waited for, also where the file is closed by then."""
+    data = os.urandom(64 * 1024 + 5)
+    uri = there(node, data, SMALL)
+    with kcl.open(uri, read_ahead=0) as file:
+        while file.tell() < file.size - 1000:
+            file.read(1000)
+        file.read()
+        node.held.clear()
+        file.read_at(0, 1)  # now that nothing is missing, it is to be made whole
+    threading.Timer(0.1, node.held.set).start()
+    content_module.wait_for_whole()
+    assert repository(kcl.load_config()).find_file(CID.parse(uri.removeprefix("ipfs://"))) is not None
+
+
+def test_the_end_of_the_process_does_not_wait_for_ever(node: StandInNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes too long is left: it is made whole by whoever asks for it next."""
+    never: Future[LoadResult] = Future()
+    monkeypatch.setattr(content_module, "_finishing", {never})
+    monkeypatch.setattr(content_module, "WHOLE_AT_EXIT", 0.01)
+    content_module.wait_for_whole()
+    assert not never.done()
+
+
 def test_reading_all_of_it_is_one_load(node: StandInNode) -> None:
     """`read()` of a file that is not here loads it, and leaves no partial file."""
     data = os.urandom(50 * 1024)
@@ -170,6 +249,21 @@ def test_a_partial_file_that_is_removed(node: StandInNode) -> None:
         partial.unlink()
         assert file.read_at(8192, 4096) == data[8192:12288]
         assert file.read_at(0, 4096) == data[:4096]
+
+
+def test_a_file_that_is_stored_while_it_is_open(node: StandInNode, tmp_path: Path) -> None:
+    """What had come of it before goes, and it is read on, without anybody being asked."""
+    data = os.urandom(100 * 1024)
+    uri = there(node, data, SMALL)
+    with kcl.open(uri, read_ahead=0) as file:
+        assert file.read(10) == data[:10]
+        repository(kcl.load_config()).store_bytes(data, profile=SMALL)
+        assert partial_files(kcl.load_config().directory) == []
+        moved = node.moved
+        assert file.read() == data[10:]
+        assert node.moved == moved
+    (item,) = kcl.list()
+    assert (item.kind, item.complete) == ("stored", True)
 
 
 def test_many_ranges_come_side_by_side(node: StandInNode) -> None:

@@ -193,7 +193,7 @@ async def test_deleting_a_pin(tmp_path: Path) -> None:
         assert (answer.status_code, answer.content) == (202, b"")
         check_failure(await served.clients["alice"].get(f"/pins/{made}"), 404, "NOT_FOUND")
         while served.node.repo.inventory.roots():
-            await served.server.queue.wait_changed(served.server.queue.changes)
+            await served.server.queue.changes.wait(served.server.queue.changes.count)
 
 
 @pytest.mark.parametrize("request_id", ["no-such", "%00", "%ED%A0%80", "..%2Fpins", "a" * 4000, "1%20OR%201=1"])

@@ -47,9 +47,9 @@ async def let_go(served: Served) -> None:
     """Wait until what nobody has pinned is let go."""
     with trio.fail_after(PATIENCE):
         while await trio.to_thread.run_sync(served.store.leaving):
-            seen = served.server.queue.changes
+            seen = served.server.queue.changes.count
             with trio.move_on_after(0.1):
-                await served.server.queue.wait_changed(seen)
+                await served.server.queue.changes.wait(seen)
 
 
 # --- what works -------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ async def settled(served: Served, gone: str) -> None:
     """Wait until a root is not here any more."""
     while served.node.repo.inventory.get(CID.parse(gone)) is not None:
         with trio.move_on_after(0.1):
-            await served.server.queue.wait_changed(served.server.queue.changes)
+            await served.server.queue.changes.wait(served.server.queue.changes.count)
 
 
 def how(served: Served, cid: str) -> int | None:
@@ -66,7 +66,7 @@ async def test_what_the_user_has_stored_stays(tmp_path: Path) -> None:
             await served.clients["alice"].delete(f"/pins/{each}")
         while not how(served, first) == how(served, second) == STORED:
             with trio.move_on_after(0.1):
-                await served.server.queue.wait_changed(served.server.queue.changes)
+                await served.server.queue.changes.wait(served.server.queue.changes.count)
         assert repo.path_for(CID.parse(second)).read_bytes() == meanwhile
 
 
@@ -81,7 +81,7 @@ async def test_what_the_user_loads_meanwhile_stays(tmp_path: Path) -> None:
         await served.clients["alice"].delete(f"/pins/{made}")
         while how(served, cid) != LOADED:
             with trio.move_on_after(0.1):
-                await served.server.queue.wait_changed(served.server.queue.changes)
+                await served.server.queue.changes.wait(served.server.queue.changes.count)
 
 
 async def test_a_pin_that_is_deleted_while_it_is_fetched(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ async def test_what_was_removed_by_hand_is_fetched_again(tmp_path: Path) -> None
             await served.server.queue.lost([CID.parse(cid)])
             await served.become(made, "pinned")
             while how(served, cid) != PINNED:
-                await served.server.queue.wait_changed(served.server.queue.changes)
+                await served.server.queue.changes.wait(served.server.queue.changes.count)
             await trio.to_thread.run_sync(served.node.repo.remove, CID.parse(cid))
         async with pinning(tmp_path / "service", tokens=tokens) as served:
             await served.become(made, "pinned")
