@@ -299,7 +299,7 @@ class Repaired(Record):
         directories: how many are here now.
         pins: None where nothing was wrong with the list of what is to be pinned; else "kept" and "begun_anew": rows as
             they were, and rows that wait again because little more than their CID could be read; and "aside": where the
-            damaged list is.
+            damaged list is, None for one that was missing.
         routing: whether what the node has learned about the network was damaged.
     """
 

@@ -32,7 +32,7 @@ from kachery_cloud.errors import (
 )
 from kachery_cloud.inventory import PinnedAt, pins_by_cid
 from kachery_cloud.inventory_tables import Column, Table, html_of, size_text
-from kachery_cloud.local import BlockNotLocal, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, outbox, repository, resolve_local
 from kachery_cloud.records import Shown
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import byte_count, parse_timeout
@@ -437,6 +437,23 @@ def _is_pinned(pins: Sequence[PinnedAt]) -> bool:
     return any(pin.state not in ("removing", "removed") for pin in pins)
 
 
+def _still_pinned(config: Config, cid: CID, service: str, seconds: float) -> bool:
+    """Whether a service that was seen to have a root says now that it still has it, and gives a block back.
+
+    Others may have deleted it there. If so, it is not pinned anew: whoever removes something does not ask for that.
+    """
+    from kachery_cloud.node.connection import get_connection
+    from kachery_p2p.node.messages import WaitPinnedRequest
+
+    box = outbox(config)
+    before = box.get(cid, service)
+    if before is None or before.verified is None or not box.doubt(cid, service, anew=False):
+        return False
+    get_connection(config).wait_pinned(WaitPinnedRequest(cid, True, (service,), seconds))
+    now = box.get(cid, service)
+    return now is not None and now.state == "verified" and now.verified != before.verified
+
+
 def _other_copy(
     config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str], seconds: float, groups: Sequence[str] = ()
 ) -> str:
@@ -445,6 +462,7 @@ def _other_copy(
     Raises:
         LastCopy: nobody is seen to have it.
     """
+    from kachery_p2p.pinning.outbox import CLAIMED
     from kachery_p2p.repo.kept_rows import LINKED, PINNED
 
     lost = repo.removal.loses(root)
@@ -461,7 +479,7 @@ def _other_copy(
             f"same with: kachery-cloud rm --force {format_uri(str(root.cid))}"
         )
     for pin in pins_by_cid(config).get(root.key, ()):
-        if pin.state == "verified":
+        if pin.state in CLAIMED and _still_pinned(config, root.cid, pin.service, seconds):
             return f"pinned at {pin.service}, and verified"
     from kachery_cloud.node.connection import get_connection
     from kachery_p2p.node.messages import CopiesRequest

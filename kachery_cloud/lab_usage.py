@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 from urllib.parse import urlencode
 
@@ -85,6 +86,7 @@ def usage(
         A list of `LabUsage`, which shows itself as a table in notebooks, and has `to_dataframe()`.
 
     Raises:
+        InvalidArgument: `start` or `end` is no day.
         SignInError: this machine is registered with no lab's node, or the node cannot be asked, or refuses.
 
     Example:
@@ -99,9 +101,24 @@ def usage(
     for name, value in asked.items():
         if value is not None:
             checked_text(value, name)
+    for name, day in (("start", start), ("end", end)):
+        if day is not None:
+            check_day(day, name)
     client = LabClient(load_config(), node)
     path = f"/usage?{urlencode({key: value for key, value in asked.items() if value is not None})}"
     return LabUsageTable(_read(each, client.url) for each in client.items(path))
+
+
+def check_day(text: str, name: str) -> None:
+    """See that a text is a day, or a time of one, as ISO 8601 has it.
+
+    Raises:
+        InvalidArgument: it is none.
+    """
+    try:
+        date.fromisoformat(text[:10])
+    except ValueError:
+        raise InvalidArgument(f"{name} is {shown(text)}; it must be a day, such as 2026-11-01.") from None
 
 
 def _read(row: dict[str, Any], url: str) -> LabUsage:

@@ -10,6 +10,7 @@ claims, "verified" is when a block was fetched back from it and had the right ha
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -64,6 +65,8 @@ _MEANINGS = {
     "removing": "is being removed",
     "removed": "was removed",
 }
+#: Of what was there, and of which the service could not say now whether it still is.
+_WAS_THERE = "was there on {day}, when a block was last fetched back; whether it still is could not be seen now"
 
 
 def pin(
@@ -71,7 +74,7 @@ def pin(
 ) -> PinTable:
     """Have pinning services keep a file or directory that is on this machine.
 
-    However often it is asked for, a service is asked once.
+    However often it is asked for, a service is asked to keep it once. One that had it is asked whether it still has.
 
     Args:
         uri: of something that was stored or loaded here. With a path, only what the path leads to is pinned.
@@ -168,6 +171,8 @@ def wait_pinned(
     if not _is_wait(until):
         raise ConfigError(f"until is {shown(until)}; it must be 'pinned' or 'verified'.")
     cid, names = awaited(config, uri, service)
+    if until == "verified":
+        doubt(config, cid, names)
     return as_dicts(wait_for(config, cid, names, until, seconds(timeout)))
 
 
@@ -223,6 +228,12 @@ def awaited(config: Config, uri: str, service: str | Sequence[str] | None) -> tu
     return cid, wanted
 
 
+def doubt(config: Config, cid: CID, names: Sequence[str]) -> None:
+    """Have services that say they have a root asked once more, and a block fetched back. See `PinOutbox.doubt`."""
+    for name in names:
+        outbox(config).doubt(cid, name)
+
+
 def wait_for(
     config: Config, cid: CID, names: Sequence[str], until: Literal["pinned", "verified"], timeout: float | None
 ) -> list[PinEntry]:
@@ -253,7 +264,10 @@ def on_their_way(rows: Sequence[PinEntry]) -> list[str]:
     lines = []
     for row in rows:
         why = f" ({row.last_error})" if row.last_error else ""
-        lines.append(printable(f"{row.service}: ipfs://{row.cid} {_MEANINGS.get(row.state, row.state)}{why}"))
+        meaning = _MEANINGS.get(row.state, row.state)
+        if row.state == "pinned" and row.verified is not None:
+            meaning = _WAS_THERE.format(day=time.strftime("%Y-%m-%d", time.localtime(row.verified)))
+        lines.append(printable(f"{row.service}: ipfs://{row.cid} {meaning}{why}"))
     return lines
 
 
@@ -362,6 +376,8 @@ class Plan(NamedTuple):
 
         cid = pinned_root(config, cid)
         names = [name for name in self.names if outbox(config).get(cid, name) is not None]
+        if self.wait == "verified":
+            doubt(config, cid, names)
         return wait_for(config, cid, names, self.wait or "pinned", self.timeout) if names else []
 
 

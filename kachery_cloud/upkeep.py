@@ -396,16 +396,8 @@ def repair(
         timeout: with `uris`: seconds of silence after which it is given up; 60 by default.
 
     Returns:
-<<<<<<< HEAD
         What is here now, and what could not be brought back; with `uris`, only the latter. It is a dict of the same,
         too, and shows itself as a table in notebooks.
-=======
-        "files", "linked_files" and "directories" (how many are here now), "problems" (each a `Problem(cid, path, what,
-        detail)`: what could not be brought back), "pins" (None where nothing was wrong with that list, else "kept" and
-        "begun_anew": rows as they were, and rows that wait again because little more than their CID could be read; and
-        "aside": where the damaged list is, None for one that was missing) and
-        "routing" (whether what the node has learned was damaged). With `uris`, "problems" alone.
->>>>>>> df03306ccc98339a284a5651104b74956837c9e5
 
     Raises:
         RepoBusy: a node runs in this directory; with `uris` it does no harm.
@@ -433,31 +425,16 @@ def repair(
         problems = Repo.rebuild(config.directory, progress=update)
     stats = repository(config).stats
     pins = repair_outbox(config.directory / OUTBOX_NAME, config.directory / "damaged")
-<<<<<<< HEAD
     return Repaired(
         files=stats.files,
         linked_files=stats.linked_files,
         directories=stats.directories,
         problems=ProblemTable(problems),
-        pins=None if pins is None else {"kept": pins.kept, "begun_anew": pins.begun_anew, "aside": pins.aside and str(pins.aside)},
+        pins=None
+        if pins is None
+        else {"kept": pins.kept, "begun_anew": pins.begun_anew, "aside": pins.aside and str(pins.aside)},
         routing=set_aside_if_damaged(config.directory / DATABASE_NAME),
     )
-=======
-    return {
-        "files": stats.files,
-        "linked_files": stats.linked_files,
-        "directories": stats.directories,
-        "problems": problems,
-        "pins": None
-        if pins is None
-        else {
-            "kept": pins.kept,
-            "begun_anew": pins.begun_anew,
-            "aside": pins.aside and str(pins.aside),
-        },
-        "routing": set_aside_if_damaged(config.directory / DATABASE_NAME),
-    }
->>>>>>> df03306ccc98339a284a5651104b74956837c9e5
 
 
 def _load_again(uris: Sequence[str], providers: Sequence[str], timeout: float | None) -> list[Problem]:

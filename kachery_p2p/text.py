@@ -22,6 +22,11 @@ def is_control(char: str) -> bool:
     return kind in ("Cc", "Cn", "Cs", "Zl", "Zp") or (kind == "Cf" and char not in _HARMLESS)
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """A number with its noun: `1 file`, `2,000 files`."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def printable(text: str, *, keep: str = "") -> str:
     r"""The text with each control character as an escape such as `\x1b`, apart from those in `keep`.
 

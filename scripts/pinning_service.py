@@ -98,7 +98,8 @@ class PinningService:
     """The service. `await nursery.start(service.run)`, then use `url`, `rpc`, `token` and `addr`.
 
     Switches: `lie`: say `pinned` at once, and fetch nothing; `stuck`: leave everything in the queue; `fail`: this many
-    requests end as `failed` first; `delegates`: what is told instead of the node's own addresses.
+    requests end as `failed` first, and `why` is what is said of that; `delegates`: what is told instead of those of
+    the node itself.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class PinningService:
         self.lie = False
         self.stuck = False
         self.fail = 0
+        self.why = "the disk of the service was full"
         self.delegates: list[str] | None = None
         self.ended = threading.Event()
         self._lock = threading.Lock()
@@ -186,7 +188,7 @@ class PinningService:
             pin.status = "pinned"
         elif self.fail > 0:
             self.fail -= 1
-            pin.status, pin.info = "failed", {"status_details": "the disk of the service was full"}
+            pin.status, pin.info = "failed", {"status_details": self.why}
         elif not self.stuck and self._trio is not None:
             trio.from_thread.run_sync(self.start, pin, trio_token=self._trio)
         return pin
@@ -389,7 +391,7 @@ def _rpc(service: PinningService, seen: Seen, body: bytes) -> tuple[int, bytes]:
 
 
 def _control(service: PinningService, value: dict[str, Any]) -> bytes:
-    switches = {key: value.pop(key) for key in ("lie", "stuck", "fail", "delegates") if key in value}
+    switches = {key: value.pop(key) for key in ("lie", "stuck", "fail", "why", "delegates") if key in value}
     for key, switch in switches.items():
         setattr(service, key, switch)
     if value:

@@ -7,8 +7,16 @@ from typing import Any
 
 import click
 
+from kachery_cloud.commands.pins import say_if_nobody_works
 from kachery_cloud.commands.storing import STORE_INTERRUPTED
-from kachery_cloud.commands.support import command, json_option, print_result, privacy_said_once, to_option
+from kachery_cloud.commands.support import (
+    command,
+    json_option,
+    print_result,
+    privacy_said_once,
+    project_option,
+    to_option,
+)
 from kachery_cloud.errors import NodeError
 
 
@@ -24,6 +32,7 @@ from kachery_cloud.errors import NodeError
 )
 @click.option("--title", metavar="TEXT", help="For people. [default: that of the specification]")
 @to_option
+@project_option
 @click.option(
     "--gateway", metavar="URL", help="The node whose viewer the link leads to. [default: the one that runs here]"
 )
@@ -39,6 +48,7 @@ def figure(
     tables: tuple[str, ...],
     title: str | None,
     to: tuple[str, ...],
+    project: str | None,
     gateway: str | None,
     self_contained: bool,
     as_json: bool,
@@ -54,30 +64,40 @@ def figure(
         kachery-cloud figure ipfs://bafy... --gateway http://127.0.0.1:8090
         kachery-cloud figure chart.json --data trials=trials.csv --self-contained
     """  # noqa: D301
-    from kachery_cloud.audiences import audience_for
+    from kachery_cloud.audiences import audience_in
+    from kachery_cloud.encryption.leaving import pinned_root
     from kachery_cloud.figures.links import figure_link
     from kachery_cloud.figures.storing import store_figure
+    from kachery_cloud.pinning import place_of, rows, wake_node
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.uri import begins_with_cid
+    from kachery_cloud.uri import begins_with_cid, parse_uri
 
     link: dict[str, Any] = {"gateway": gateway, "self_contained": self_contained}
     if figure.startswith("ipfs://") or begins_with_cid(figure):
-        if arrays or tables or title is not None or to:
-            raise click.UsageError("--array, --data, --title and --to say how a figure is stored; this one is already.")
+        if arrays or tables or title is not None or to or project is not None:
+            raise click.UsageError(
+                "--array, --data, --title, --to and --project say how a figure is stored; this one is already."
+            )
         found = figure_link(figure, **link)
         print_result(as_json, found, uri=figure, link=found)
         return
     config = load_config()
-    with privacy_said_once(as_json, audience_for(config, list(to) or None)):
+    place = place_of(config, project)
+    with privacy_said_once(as_json, audience_in(config, list(to) or None, place)):
         uri = store_figure(
             Path(figure),
             arrays=_named(arrays, "--array"),
             data=_named(tables, "--data"),
             title=title,
             to=list(to) or None,
+            project=project,
             local=True,
         )
     _tell_node(uri)
+    if pinned := rows(config, pinned_root(config, parse_uri(uri).root)):
+        wake_node(config)
+        if not as_json:
+            say_if_nobody_works(pinned)
     try:
         shown = figure_link(uri, **link)
     except NodeError:

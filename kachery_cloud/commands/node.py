@@ -11,7 +11,7 @@ import click
 
 from kachery_cloud.commands.doctor import doctor
 from kachery_cloud.commands.node_members import clients, members
-from kachery_cloud.commands.node_service import reload, systemd_unit, write_node_file
+from kachery_cloud.commands.node_service import given_options, reload, systemd_unit, write_node_file
 from kachery_cloud.commands.node_tokens import tokens
 from kachery_cloud.commands.support import CONTEXT, Group, guarded, json_option
 
@@ -76,7 +76,9 @@ if TYPE_CHECKING:
     help="Read the settings of the node from this file. [default: node.toml in the data directory, if there is one]",
 )
 @click.option("--init", is_flag=True, help="Write that file, with every setting as a comment, and end.")
-@click.option("--systemd", is_flag=True, help="Print a unit for systemd that runs this node, and end.")
+@click.option(
+    "--systemd", is_flag=True, help="Print a unit for systemd that runs this node with the options given, and end."
+)
 @click.option("-v", "--verbose", count=True, help="Say on standard error what the node does; -vv: say all.")
 @click.option(
     "--log-level",
@@ -137,11 +139,14 @@ def node(
     """  # noqa: D301
     if context.invoked_subcommand is not None:
         return
-    if init or systemd:
-        if systemd:
-            click.echo(systemd_unit(config_file), nl=False)
-        else:
-            write_node_file(config_file)
+    given = given_options(context, ("init", "systemd", "config_file", "as_json"))
+    if init and given:
+        raise click.UsageError(
+            f"{given[0]} holds for the start that it is given to, and --init writes a file. Write the file first, and "
+            "then the setting into it (node.toml in the data directory)."
+        )
+    if init:
+        write_node_file(config_file)
         return
     from dataclasses import replace
 
@@ -204,9 +209,15 @@ def node(
             )
         return config
 
+    if systemd and not given:
+        click.echo(systemd_unit(config_file), nl=False)
+        return
     config = settled()
     if gateway_fetch and config.gateway is None:
         raise click.UsageError("--gateway-fetch says what the gateway does: it needs --gateway.")
+    if systemd:
+        click.echo(systemd_unit(config_file, given), nl=False)
+        return
     start_log(level_of(config), config.log_file, config.log_format)
 
     def log_as_said(config: Config) -> None:

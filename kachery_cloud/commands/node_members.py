@@ -10,6 +10,7 @@ import click
 
 from kachery_cloud.commands.support import CONTEXT, Group, command, json_option, print_result
 from kachery_cloud.errors import ConfigError, InvalidArgument
+from kachery_p2p.text import counted
 
 if TYPE_CHECKING:
     from kachery_cloud.lab.accounts_store import Accounts, Client, Member
@@ -131,7 +132,7 @@ def members_remove(member: str, as_json: bool) -> None:
     lab = _open()
     found = _one(lab.accounts, member)
     peers = lab.accounts.remove_member(found.id, last=True)
-    text = f"Removed {found.name}, with {len(peers)} computers."
+    text = f"Removed {found.name}, with {counted(len(peers), 'computer', 'computers')}."
     print_result(as_json, text, id=found.id, name=found.name, clients=peers)
     if not as_json and not lab.accounts.has_administrator():
         click.echo("There is no administrator any more. Make one with: members make-admin EMAIL", err=True)
@@ -348,7 +349,8 @@ def _line(member: Member, used: int, count: int) -> str:
     role = "  administrator" if member.is_administrator else ""
     seen = "" if member.seen is not None else "  (never here)"
     address = f"  {member.email}" if member.email else ""
-    return f"{member.id}  {member.name}{address}{role}  {count} computers  {size_text(used)} {quota}{seen}"
+    computers = counted(count, "computer", "computers")
+    return f"{member.id}  {member.name}{address}{role}  {computers}  {size_text(used)} {quota}{seen}"
 
 
 def _plain_client(client: Client, names: dict[str, str]) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from kachery_cloud.commands.support import command, json_option
 
@@ -111,8 +114,39 @@ def write_node_file(path: Path | None) -> None:
     click.echo(f"{said} Edit it, and start the node: kachery-cloud-node", err=True)
 
 
-def systemd_unit(config_file: Path | None) -> str:
-    """The unit for this data directory, this user and this installation."""
+def given_options(context: click.Context, without: Collection[str]) -> list[str]:
+    """The options of a command line, as they are written again; paths from the root.
+
+    Args:
+        context: of the command.
+        without: names of parameters that are left out.
+    """
+    words: list[str] = []
+    for option in context.command.params:
+        name = option.name
+        value: Any = context.params.get(name or "")
+        source = context.get_parameter_source(name or "")
+        if not isinstance(option, click.Option) or name in without or source is not ParameterSource.COMMANDLINE:
+            continue
+        spelled = max(option.opts, key=len)
+        if option.count:
+            words += [spelled] * value
+        elif option.is_flag:
+            words.append(spelled if value else max(option.secondary_opts, key=len))
+        else:
+            for each in value if option.multiple else (value,):
+                text = str(each.absolute()) if isinstance(each, Path) else str(each)
+                words += [spelled, text] if text else [spelled]
+    return words
+
+
+def systemd_unit(config_file: Path | None, options: Sequence[str] = ()) -> str:
+    """The unit for this data directory, this user and this installation.
+
+    Args:
+        config_file: in place of node.toml in the data directory.
+        options: with which the node is started.
+    """
     import getpass
     import os
 
@@ -121,7 +155,7 @@ def systemd_unit(config_file: Path | None) -> str:
     directory = load_config().directory
     program = Path(sys.argv[0]).resolve() if Path(sys.argv[0]).name == "kachery-cloud-node" else None
     found = program or Path(sys.executable).parent / "kachery-cloud-node"
-    words = [str(found), *([] if config_file is None else ["--config", str(config_file.resolve())])]
+    words = [str(found), *([] if config_file is None else ["--config", str(config_file.resolve())]), *options]
     home = Path(os.path.expanduser("~"))
     inside = any(part in (Path("/home"), Path("/root"), home) for place in (directory, found) for part in place.parents)
     return _UNIT.format(

@@ -51,11 +51,18 @@ def tokens_add(name: str, quota: str | None, follow: bool, hand_tokens: bool, as
         kachery-cloud-node tokens add bob-laptop --quota 200GB
         kachery-cloud-node tokens add second-node --follow --tokens
     """  # noqa: D301
+    from kachery_cloud.lab.accounts_store import CLIENT
+    from kachery_cloud.lab.files import MEMBER
     from kachery_cloud.settings.values import byte_count
     from kachery_p2p.pinning.server.limits import MAX_TOKEN_NAME
 
     if not name.strip() or len(name) > MAX_TOKEN_NAME or not name.isprintable():
         raise InvalidArgument(f"The name of a token has 1 to {MAX_TOKEN_NAME} characters that can be shown.")
+    if name.startswith((CLIENT, MEMBER)):
+        raise InvalidArgument(
+            f"Names that begin with {CLIENT} and {MEMBER} belong to the lab: they are of the computers that members "
+            "register, and of what they store on its page. Take another name."
+        )
     most = None if quota is None else byte_count(quota, "--quota")
     if most is not None and most >= 1 << 62:
         raise ConfigError(f"--quota is {quota}, which is more than there can be. Without it there is no limit.")

@@ -68,7 +68,7 @@ def pins(context: click.Context, removed: bool, as_json: bool) -> None:
     for row in found:
         counts[row.state] = counts.get(row.state, 0) + 1
     click.echo(summary_phrase(counts) or "Nothing is pinned. Pin something with: kachery-cloud-pins add URI", err=True)
-    _say_if_nobody_works(found)
+    say_if_nobody_works(found)
 
 
 def _subcommand(name: str) -> Any:
@@ -121,7 +121,7 @@ def remove(uri: str, services: tuple[str, ...], as_json: bool) -> None:
     api.wake_node(config)
     _print_rows(found, as_json)
     if not as_json:
-        _say_if_nobody_works(found)
+        say_if_nobody_works(found)
 
 
 @_subcommand("wait")
@@ -142,6 +142,8 @@ def wait(uri: str, services: tuple[str, ...], verified: bool, timeout: float | N
 
     config = load_config()
     cid, names = api.awaited(config, uri, services or None)
+    if verified:
+        api.doubt(config, cid, names)
     _wait_and_print(config, cid, names, True, api.seconds(timeout), as_json, "verified" if verified else "pinned")
 
 
@@ -179,7 +181,8 @@ def wait_with_bar(
     try:
         with _watched(config, cid, names):
             found = api.wait_for(config, cid, names, until, timeout)
-            if until == "pinned":
+            # What was verified once is not waited for when its service cannot be asked now.
+            if until == "pinned" and any(row.state != "verified" and row.verified is None for row in found):
                 try:
                     found = api.wait_for(config, cid, names, "verified", VERIFY_SECONDS)
                 except PinningError:  # it is claimed, and shown as that
@@ -217,7 +220,7 @@ def finish_store(
                 click.echo(line, err=True)
         tell_waited(waited)
         if not wait:
-            _say_if_nobody_works(waited.rows)
+            say_if_nobody_works(waited.rows)
     return waited.exit_code
 
 
@@ -253,7 +256,7 @@ def _wait_and_print(
     if not as_json:
         tell_waited(waited)
         if not wait:
-            _say_if_nobody_works(waited.rows)
+            say_if_nobody_works(waited.rows)
     if waited.exit_code:
         raise click.exceptions.Exit(waited.exit_code)
 
@@ -279,7 +282,7 @@ def _as_json(waited: Waited) -> dict[str, Any]:
     return {"pins": as_dicts(waited.rows), **({"error": error} if error else {})}
 
 
-def _say_if_nobody_works(found: Sequence[PinEntry]) -> None:
+def say_if_nobody_works(found: Sequence[PinEntry]) -> None:
     """Say on stderr that no node is there to do what is left, or none that can."""
     from kachery_cloud import pinning as api
     from kachery_cloud.node.connection import ask_running_node
@@ -302,23 +305,35 @@ def _say_if_nobody_works(found: Sequence[PinEntry]) -> None:
 
 @contextmanager
 def _watched(config: Config, cid: CID, names: Sequence[str]) -> Iterator[None]:
-    """While this lasts, show on a terminal how far the services are."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from tqdm import tqdm
-
+    """While this lasts, say once why it is not done yet; and on a terminal show how far the services are."""
     from kachery_cloud import pinning as api
     from kachery_cloud.commands.pins_text import status_phrase
 
     done = threading.Event()
-    form = "{desc} [{elapsed}]"
+    told: set[tuple[str, str]] = set()
+
+    def news(found: Sequence[PinEntry]) -> list[str]:
+        """What is to be said of these rows and was not yet. A refusal ends the waiting, and is said then."""
+        new = [row for row in found if row.last_error and row.state != "refused"]
+        new = [row for row in new if (row.service, row.problem) not in told]
+        told.update((row.service, row.problem) for row in new)
+        return api.on_their_way(new)
+
+    def say() -> None:
+        while not done.wait(_SHOW_SECONDS):
+            for line in news(api.rows(config, cid, names)):
+                click.echo(line, err=True)
 
     def show() -> None:
-        with tqdm(total=len(names), bar_format=form, leave=False, file=unfiltered(sys.stderr)) as bar:
+        from tqdm import tqdm
+
+        form, screen = "{desc} [{elapsed}]", unfiltered(sys.stderr)
+        with tqdm(total=len(names), bar_format=form, leave=False, file=screen) as bar:
             while not done.wait(_SHOW_SECONDS):
                 sending = api.sending(config).get(str(cid))
                 found = api.rows(config, cid, names)
+                for line in news(found):
+                    bar.write(line, file=screen)
                 bar.bar_format = form
                 bar.set_description_str(status_phrase(found))
                 if sending is not None:
@@ -326,7 +341,7 @@ def _watched(config: Config, cid: CID, names: Sequence[str]) -> Iterator[None]:
                     bar.total, bar.n = sending.size, sending.sent
                 bar.refresh()
 
-    thread = threading.Thread(target=show, name="kachery-pins", daemon=True)
+    thread = threading.Thread(target=show if sys.stderr.isatty() else say, name="kachery-pins", daemon=True)
     thread.start()
     try:
         yield

@@ -70,6 +70,8 @@ def service_lines(services: Sequence[dict[str, Any]]) -> list[str]:
 
 def _word(row: PinEntry) -> str:
     """The state of a row, in a word."""
+    if row.problem == "gone" and row.state in ("waiting", "refused"):
+        return "gone"
     return _WORDS.get(row.state, row.state)
 
 

@@ -11,6 +11,7 @@ from kachery_cloud.commands.support import CONTEXT, Function, Group, command, gu
 from kachery_cloud.lab_places import ROLES
 from kachery_cloud.terminal import tell
 from kachery_p2p.json_shapes import to_json
+from kachery_p2p.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,7 +113,7 @@ def show(project_name: str, node: str | None, as_json: bool) -> None:
     click.echo(f"{found.name}  {found.id}  ({_for_whom(found)})")
     if found.description:
         click.echo(found.description)
-    click.echo(f"{found.files} files, {size_text(found.bytes)}")
+    click.echo(f"{counted(found.files, 'file', 'files')}, {size_text(found.bytes)}")
     for each in found.members:
         click.echo(f"{each.role:13}  {each.name}  {each.id}")
 

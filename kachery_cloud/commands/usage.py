@@ -39,8 +39,8 @@ def usage(
 ) -> None:
     """Show who has stored and loaded how much at the lab's node: yours, and that of your projects.
 
-    Stored is what is kept at the end of the time; served is what was loaded from there in it, and by whom. Days are
-    those of UTC. Administrators of the lab see all.
+    Stored is what is kept at the end of the time; served is what was loaded from there in it, and by whom; also the
+    block that a computer fetches back to see that a pin is there. Days are those of UTC. Administrators see all.
 
     \b
     Examples:
@@ -48,8 +48,12 @@ def usage(
         kachery-cloud-usage --by member --project atlas
         kachery-cloud-usage --by day --from 2026-11-01 --to 2026-11-30
     """  # noqa: D301
+    from kachery_cloud.lab_usage import check_day
     from kachery_cloud.lab_usage import usage as find
 
+    for name, day in (("--from", start), ("--to", end)):
+        if day is not None:
+            check_day(day, name)
     found = find(by, start=start, end=end, project=project, node=node)
     if as_json:
         click.echo(json.dumps({"usage": to_json(found)}))

@@ -36,12 +36,13 @@ def figure_link(uri: str, *, gateway: str | None = None, self_contained: bool = 
     Args:
         uri: of the figure: what `store_figure` gave, or of a JSON file in the format of `docs/figures.md`.
         gateway: where the link leads, such as `http://192.168.1.7:8090`: a gateway of a node of kachery-cloud;
-            with `self_contained` any IPFS gateway. Without it, the gateway of the node that runs here.
+            with `self_contained` any IPFS gateway. Without it, the gateway of the node that runs here, or else that of
+            the lab's node that this machine is registered with, which shows what is for everybody and is there.
         self_contained: store the viewer and all data of the figure in one folder, and give the URI of that, which
             every gateway shows as a web page; with `gateway` the link to it there.
 
     Raises:
-        NodeError: no node with a gateway runs here, and none is named.
+        NodeError: no node with a gateway runs here, the lab's names none, and none is given.
         FormatError: it is no figure; found out where it is looked into, with `self_contained`.
         InvalidURI: `uri` or `gateway` is none.
         KacheryError: with `self_contained`, as `load_file` and `store_dir`.
@@ -72,15 +73,19 @@ def _base(url: Any) -> str:
 
 
 def running_gateway(config: Config) -> str:
-    """The URL of the gateway of the node that runs here.
+    """The URL of the gateway of the node that runs here, or else of the lab's node.
 
     Raises:
         NodeError: there is none.
     """
+    from kachery_cloud.lab_client import registered_labs
     from kachery_cloud.sharing import running_node
 
     node = running_node(config)
     if node is None or node.gateway is None:
+        for lab in registered_labs(config).values():
+            if lab.gateway:
+                return lab.gateway
         what = "No node runs here" if node is None else "The node that runs here serves no gateway"
         raise NodeError(
             f"{what}, so there is no viewer to link to. Start one: kachery-cloud-node --gateway. Or name another "

@@ -37,6 +37,7 @@ def store_figure(
     title: str | None = None,
     label: str | None = None,
     to: To | None = None,
+    project: str | None = None,
     local: bool = False,
     pin: Pin = None,
     wait: Wait = None,
@@ -59,6 +60,7 @@ def store_figure(
         title: for people. Without it, that of the specification.
         label: a note for people, appended to the URI; the title is what lists show without it.
         to: as for `store_file`.
+        project: as for `store_file`.
         local: as for `store_file`.
         pin: as for `store_file`.
         wait: as for `store_file`.
@@ -77,7 +79,9 @@ def store_figure(
 
     figure = make_figure(spec, arrays, data, title)
     with figure_folder(load_config(), figure) as folder:
-        return store_dir(folder, label=label, to=to, local=local, follow=True, pin=pin, wait=wait, timeout=timeout)
+        return store_dir(
+            folder, label=label, to=to, project=project, local=local, follow=True, pin=pin, wait=wait, timeout=timeout
+        )
 
 
 @contextlib.contextmanager

@@ -74,6 +74,7 @@ class _Routes:
                 "proofs": openid,
                 "issuer": lab.config.openid_issuer if openid else None,
                 "pins": f"{base}/pins",
+                "gateway": lab.gateway(request),
                 "url": base,
             }
         )

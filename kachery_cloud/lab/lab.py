@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import trio
 from starlette.requests import Request
@@ -35,7 +36,7 @@ from kachery_cloud.lab.files import Files, Uploads
 from kachery_cloud.lab.invitations import Invitations
 from kachery_cloud.lab.nonces import Nonces
 from kachery_cloud.lab.openid import ProviderClient
-from kachery_cloud.lab.origins import is_loopback, normal
+from kachery_cloud.lab.origins import host_of, is_loopback, normal
 from kachery_cloud.lab.projects import Projects
 from kachery_cloud.lab.rates import Rate
 from kachery_cloud.lab.registrations import Registrations
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from kachery_cloud.settings.config import Config
+    from kachery_p2p.http_server import HttpServer
     from kachery_p2p.node.node import Node
     from kachery_p2p.pinning.server.keeper import Keeper
     from kachery_p2p.pinning.server.queue import PinQueue
@@ -63,7 +65,7 @@ T = TypeVar("T")
 #: Threads that look into the database and at the disk for requests.
 _THREADS = 8
 #: Settings that hold from when they are read again.
-_RELOADED = ("lab_name", "lab_members", "lab_url", "openid_client_secret", "openid_client_secret_file")
+_RELOADED = ("lab_name", "lab_members", "lab_url", "lab_gateway", "openid_client_secret", "openid_client_secret_file")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -98,6 +100,7 @@ class Lab:
 
     Attributes:
         url: where the listener is; `base` gives what others are told.
+        gateway_server: the gateway of this node; None without one.
         projects, files, usage: what members have stored, in which projects, and how much.
         uploads: what comes through the page.
         provider: at which members sign in; None where they do so by invitations alone.
@@ -120,6 +123,7 @@ class Lab:
         self.pins = pins
         self.wall = wall
         self.url = ""
+        self.gateway_server: HttpServer | None = None
         self.database = LabDatabase(config.directory, wall=wall)
         self.accounts = Accounts(self.database, pins)
         self.sessions = Sessions(self.database)
@@ -160,6 +164,22 @@ class Lab:
         if self.config.lab_url is not None:
             return self.config.lab_url
         return f"{'https' if self._tls else 'http'}://{request.headers.get('host', '')}"
+
+    def gateway(self, request: Request) -> str | None:
+        """The URL under which who asks reaches the gateway of this node; None where there is none for him."""
+        if self.config.lab_gateway is not None:
+            return self.config.lab_gateway
+        server = self.gateway_server
+        if server is None:
+            return None
+        authority = request.headers.get("host", "")
+        if is_loopback(authority):
+            return server.url
+        # It answers to addresses, and to the names that it was given.
+        host = host_of(authority)
+        if not server.open_to_others or not (host in self.config.gateway_names or _is_address(host)):
+            return None
+        return f"http://{_authority(host)}:{urlsplit(server.url).port}"
 
     def is_secure(self, request: Request) -> bool:
         """Whether he reaches it over HTTPS."""
@@ -444,6 +464,14 @@ class Lab:
 def _authority(host: str) -> str:
     """An IP address as it stands in a URL."""
     return f"[{host}]" if ":" in host else host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _take(rate: Rate, who: str) -> None:

@@ -23,6 +23,7 @@ from kachery_cloud.lab.projects import Remembered
 from kachery_cloud.lab_places import By
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.node.served_log import OTHERS, KeptRow, ServedLog, day_of
+from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
     from kachery_cloud.lab.projects_store import ProjectsStore
@@ -290,4 +291,7 @@ def days_of(texts: Sequence[str | None], now: float) -> tuple[int, int]:
 
 
 def _day(text: str) -> int:
-    return (date.fromisoformat(text[:10]) - date(1970, 1, 1)).days
+    try:
+        return (date.fromisoformat(text[:10]) - date(1970, 1, 1)).days
+    except ValueError:
+        raise ValueError(f"{shown(text)} is none") from None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from kachery_cloud.local import outbox, repository, served_repository
 from kachery_cloud.node import messages, systemd
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import trio
     from trio import TaskStatus
 
+    from kachery_cloud.lab.lab import Lab
     from kachery_cloud.lab.server import LabServer
     from kachery_cloud.node.messages import Methods, Progress, Telling
     from kachery_cloud.node.reloading import ServiceHooks
@@ -134,7 +136,9 @@ async def run_node(
 
             listeners = {"gateway": server, "pinning_service": pins}
             servers = {what: each for what, each in listeners.items() if each is not None}
-            lab = getattr(pins, "lab", None)
+            lab: Lab | None = getattr(pins, "lab", None)
+            if lab is not None:
+                lab.gateway_server = server
             beside = Service(node, config, servers, lab=lab, hooks=hooks, private=swarm_key is not None)
             methods = {**methods, **beside.methods}
             on_service(beside)
@@ -192,7 +196,7 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
         fetch=fetch if choice.fetch else None,
         fetch_apart=fetch_apart if choice.fetch else None,
         fetched_apart=lambda: node.public_loads.contents,
-        names=config.gateway_names,
+        names=(*config.gateway_names, *_host_of(config.lab_gateway)),
         agent=AGENT,
         resolver=node.finding.names,
         gate=node.gate,
@@ -200,6 +204,12 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
         origins=config.gateway_origins,
         sites=[viewer_site()],
     )
+
+
+def _host_of(url: str | None) -> list[str]:
+    """The host of a URL, if there is one: the gateway answers to the name by which members are told of it."""
+    host = None if url is None else urlsplit(url).hostname
+    return [] if host is None else [host]
 
 
 def _served_log(config: Config) -> ServedLog:

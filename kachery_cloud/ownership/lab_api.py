@@ -80,7 +80,12 @@ class LabAPI:
         Raises:
             SignInError: there is no lab's node.
         """
-        found = self._ask("GET", "")
+        try:
+            found = self._ask("GET", "")
+        except Refused as refusal:
+            # Perhaps it is no lab's node that says so.
+            text = f"{self.url} answers with status {refusal.status}: {refusal}"
+            raise Refused(text, refusal.status, refusal.reason, refusal.retry_after) from None
         if not isinstance(found.get("peer_id"), str) or not isinstance(found.get("name"), str):
             raise SignInError(f"{self.url} is no lab's node. Ask whoever runs it for its URL.")
         return found
@@ -147,10 +152,13 @@ class LabAPI:
         said = found.get("error") if isinstance(found, dict) else None
         details = said.get("details") if isinstance(said, dict) else None
         reason = said.get("reason") if isinstance(said, dict) else None
-        text = shortened(printable(details), 500) if isinstance(details, str) else "There may be no lab's node."
+        # A sentence of the lab's says what is wrong; how it came here does not help.
+        text = f"{self.url} answers with status {status}: There may be no lab's node."
+        if isinstance(details, str) and isinstance(reason, str):
+            text = shortened(printable(details), 500)
         after = headers.get("retry-after", "")
         return Refused(
-            f"{self.url} answers with status {status}: {text}",
+            text,
             status,
             reason if isinstance(reason, str) else "",
             float(after) if after.isdecimal() else None,

@@ -31,6 +31,7 @@ class Lab:
         claims: what the nonce of the sign-in there commits to, base64url; empty where there is no such nonce.
         owner_name, owner_email: whose client this is.
         service: the name of the pinning service in the settings.
+        gateway: the URL of its gateway; empty where it names none.
         peers: the addresses that were added to the setting `peers`.
     """
 
@@ -46,6 +47,7 @@ class Lab:
     owner_name: str = ""
     owner_email: str = ""
     service: str = ""
+    gateway: str = ""
     peers: tuple[str, ...] = ()
 
 

@@ -28,6 +28,7 @@ from kachery_cloud.ownership.openid import discover, fetch_keys
 from kachery_cloud.ownership.proofs import make_proof, new_nonce
 from kachery_cloud.ownership.sign_in import check_own
 from kachery_p2p.text import printable, shortened
+from kachery_p2p.urls import BadURL, base_url
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
@@ -100,7 +101,7 @@ def register(
     known = known_labs(config.directory).get(url)
     if known is not None and known.state == "registered":
         if _still(api, known, config, front):
-            return Registered(url, known, new=False)
+            return Registered(url, _gateway_noted(config.directory, api, known), new=False)
         forget_locally(config.directory, url, known)
         known = None
     about = api.about()
@@ -233,11 +234,31 @@ def _finish(
         owner_name=_text(owner.get("name")),
         owner_email=_text(owner.get("email")),
         service=service,
+        gateway=_gateway(about),
         peers=peers,
     )
     keep_lab(config.directory, url, done)
     proof = _keep_proof(config.directory, identity, lab, about.get("issuer"), answer.get("proof"), front)
     return Registered(url, done, new=True, proof=proof)
+
+
+def _gateway(about: dict[str, Any]) -> str:
+    """The URL of the gateway that a node names; empty where it names none that can be followed."""
+    try:
+        return base_url(str(about.get("gateway") or "")).rstrip("/")
+    except BadURL:
+        return ""
+
+
+def _gateway_noted(directory: Path, api: LabAPI, known: Lab) -> Lab:
+    """A lab as it is known, and with the gateway that it has now; as it was where it does not answer."""
+    try:
+        now = replace(known, gateway=_gateway(api.about()))
+    except SignInError:
+        return known
+    if now != known:
+        keep_lab(directory, api.url, now)
+    return now
 
 
 def _service_name(config: Config, url: str, lab: str) -> str:

@@ -73,8 +73,9 @@ def sign_in(config: Config, identity: NodeKey, front: Front, *, timeout: float =
     """
     if not config.openid_client_id:
         raise ConfigError(
-            "There is no client ID to sign in with. Set KACHERY_CLOUD_OPENID_CLIENT_ID (see docs/sign-in.md), or "
-            "register this computer at your lab's node: kachery-cloud-init --node URL"
+            "There is no client ID to sign in with. Get one from the provider (at Google, of the type Desktop app), "
+            "and set KACHERY_CLOUD_OPENID_CLIENT_ID and KACHERY_CLOUD_OPENID_CLIENT_SECRET; or register this computer "
+            "at your lab's node: kachery-cloud-init --node URL"
         )
     provider = discover(config.openid_issuer)
     claims, nonce = new_nonce(identity, secrets.token_bytes(RANDOM_BYTES))

@@ -352,6 +352,12 @@ class Config:
     lab_url: str | None = _setting(
         ORIGIN, None, "The URL at which others reach the lab.", unset="the address by which it is asked"
     )
+    lab_gateway: str | None = _setting(
+        ORIGIN,
+        None,
+        "The URL at which others reach the gateway of the lab's node, where figures are shown.",
+        unset="the address by which the lab is asked, where the gateway answers there",
+    )
     lab_name: str = _setting(TEXT, "Lab", "What the lab is called.")
     lab_members: tuple[str, ...] = _setting(
         PEOPLE, (), "Who may sign in at the lab without an invitation: addresses, and whole domains."

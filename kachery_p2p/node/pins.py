@@ -148,6 +148,7 @@ class Keeping:
         Returns:
             The rows as they are then; their `state` says whether it went well.
         """
+        self.wake()  # what is waited for may have been written just now, by another process
         entries = await self._entries(request.cid, request.services)
         with trio.move_on_after(float("inf") if request.timeout is None else request.timeout):
             while self._worker is not None:
@@ -243,4 +244,4 @@ def _settled(entry: PinEntry, verified: bool) -> bool:
         return True
     if entry.problem in ("local", "over_limit"):
         return True
-    return entry.state == "pinned" and not verified
+    return entry.state == "pinned" and not verified and not entry.in_question

@@ -19,6 +19,9 @@ from kachery_p2p.pinning import limits
 ACCESS = ("unauthorized", "forbidden", "not_found", "redirect", "funds")
 #: Those of them that stop every root, not only one.
 WHOLE_SERVICE = ("unauthorized", "forbidden", "not_found", "redirect")
+#: How the details of a request that has failed begin where the quota is crossed, or one pin may not be so large. A
+#: service that has to fetch first, to know the size, can say it only so.
+NO_FUNDS = "INSUFFICIENT_FUNDS"
 #: Problems that stay as they are until the user does something.
 FINAL = ("too_large", "bad_request", "over_limit")
 

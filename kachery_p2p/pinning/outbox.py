@@ -71,6 +71,14 @@ CREATE INDEX IF NOT EXISTS pins_by_turn ON pins (service, next_try);
 #: States in which the worker has something to do, sooner or later.
 ACTIVE = ("waiting", "uploading", "queued", "pinning", "pinned", "failed", "refused", "removing")
 STATES = (*ACTIVE, "verified", "removed")
+#: States in which a service says that it has all of it.
+CLAIMED = ("pinned", "verified")
+#: `next_try` of a row that a service has had, and is asked about because the user wants it there. What the worker puts
+#: off is later than 1970, so these stand for nothing else. The second one has a block fetched back, too; and so has the
+#: third, which is for who only wants to know: then nothing is pinned anew.
+ASK_AGAIN = 0.0
+PROVE_AGAIN = -1.0
+ONLY_LOOK = -2.0
 #: What the worker has learned, which is kept whatever the user has decided meanwhile.
 _LEARNED = ("request_id", "delegates", "origins", "asked")
 
@@ -91,7 +99,8 @@ class PinEntry:
         tries: failures since the last success.
         polls: looks at the request since it was made.
         waited: seconds spent watching the request while it was only queued.
-        next_try: when the worker turns to it again; 0 is at once, and infinite is never, without the user.
+        next_try: when the worker turns to it again; 0 and less is at once (see `ASK_AGAIN`), and infinite is never,
+            without the user.
         problem: why it is not there yet, in one word (`unauthorized`, `network`, `stuck` ...), empty where all is well.
         last_error: the same in a sentence for the user.
         verified: when a block was last fetched back from the service; None where that has not happened.
@@ -122,7 +131,12 @@ class PinEntry:
     @property
     def claimed(self) -> bool:
         """Whether the service says that it has all of it."""
-        return self.state in ("pinned", "verified")
+        return self.state in CLAIMED
+
+    @property
+    def in_question(self) -> bool:
+        """Whether the service, which had it, is about to be asked whether it still has it."""
+        return self.state == "pinned" and self.next_try <= ASK_AGAIN
 
     @property
     def on_its_way(self) -> bool:
@@ -135,7 +149,7 @@ class PinEntry:
         for name in ("revision", "origins", "asked", "polls"):
             del values[name]
         values["delegates"] = list(self.delegates)
-        values["next_try"] = None if self.next_try == float("inf") else self.next_try
+        values["next_try"] = None if self.next_try == float("inf") else max(0.0, self.next_try)
         return {**values, "claimed": self.claimed}
 
 
@@ -210,9 +224,10 @@ class PinOutbox:
     ) -> int:
         """Have a root kept by a service; its row is on the disk when this returns.
 
-        A root that is there already, or on its way, stays as it is: however often it is stored, it is asked for once.
-        One that was refused, failed or was removed is tried again at once. Where it is to have other words for the
-        service than before, the service is asked anew, in place of what it was asked for before.
+        A root that is on its way stays as it is: however often it is stored, it is asked for once. One that was
+        refused, failed or was removed is tried again at once. One that is there is `in_question`: others may have
+        deleted it at the service meanwhile. Where it is to have other words for the service than before, the service
+        is asked anew, in place of what it was asked for before.
 
         Args:
             cid: of the root.
@@ -242,9 +257,9 @@ class PinOutbox:
                 "INSERT INTO pins (key, service, cid, name, meta, size, state, added, changed) "
                 "VALUES (?, ?, ?, ?, ?, ?, 'waiting', ?, ?) ON CONFLICT (key, service) DO UPDATE SET "
                 "state = CASE WHEN state IN ('refused', 'failed', 'removing', 'removed') THEN 'waiting' "
-                "ELSE state END, "
+                "WHEN state = 'verified' THEN 'pinned' ELSE state END, "
                 "request_id = CASE WHEN state IN ('removing', 'removed') THEN '' ELSE request_id END, "
-                "revision = revision + (state IN ('refused', 'failed', 'removing', 'removed')), "
+                "revision = revision + (state IN ('refused', 'failed', 'removing', 'removed', 'pinned', 'verified')), "
                 "tries = 0, next_try = CASE WHEN state IN ('queued', 'pinning') THEN next_try ELSE 0 END, "
                 "problem = CASE WHEN problem = 'stuck' THEN problem ELSE '' END, "
                 "last_error = CASE WHEN problem = 'stuck' THEN last_error ELSE '' END, "
@@ -252,6 +267,35 @@ class PinOutbox:
                 (key, service, str(root), name[:MAX_NAME], words, size, now, now),
             )
             return db.execute("SELECT id FROM pins WHERE key = ? AND service = ?", (key, service)).fetchone()[0]
+
+    def doubt(self, cid: CID | str, service: str, *, anew: bool = True) -> bool:
+        """Have a service that says it has a root asked whether it still has it, and a block fetched back.
+
+        Args:
+            cid: the root.
+            service: the name of the service.
+            anew: where it has it no more, it is asked to keep it anew: for those who want it there. Without, the row
+                is refused then, as `gone`; and when the service cannot be asked, it stays `verified` as it was.
+
+        Returns:
+            Whether there is such a row.
+        """
+        root = cid if isinstance(cid, CID) else CID.parse(cid)
+        if not self.path.exists():
+            return False
+        mark = PROVE_AGAIN if anew else ONLY_LOOK
+        with self._write() as db:
+            self._decided += 1
+            return (
+                db.execute(
+                    # Whoever has asked for it anew, and has no answer yet, gets it.
+                    "UPDATE pins SET next_try = CASE WHEN state = 'pinned' AND next_try <> ?1 THEN ?2 ELSE ?3 END, "
+                    "revision = revision + 1, tries = 0, problem = '', last_error = '', changed = ?4, state = 'pinned' "
+                    f"WHERE key = ?5 AND service = ?6 AND state IN {CLAIMED}",
+                    (ONLY_LOOK, PROVE_AGAIN, mark, self._wall(), bytes(root.to_v1()), service),
+                ).rowcount
+                > 0
+            )
 
     def remove(self, cid: CID | str, service: str) -> bool:
         """Have a service no longer keep a root; whether there was anything to remove."""
@@ -324,9 +368,29 @@ class PinOutbox:
                 values[name] = tuple(values[name])
         return replace(entry, **values) if same else None
 
-    def tell(self, service: str, problem: str, error: str, *, refuse_until: float | None = None) -> None:
-        """Write at all waiting rows of a service why nothing happens; with `refuse_until`, as refused until then."""
+    def tell(self, service: str, problem: str, error: str, until: float, *, refuse: bool = False) -> None:
+        """Write at all rows of a service that are waited for why nothing happens.
+
+        Args:
+            service: the name of the service.
+            problem: in one word.
+            error: the same in a sentence.
+            until: when it is asked again; seconds since 1970.
+            refuse: rows that wait stand as refused until then.
+        """
+        refuse_until = until if refuse else None
         with self._write() as db:
+            # It was there when the service was last asked, and cannot be asked now: nobody waits for that.
+            db.execute(
+                "UPDATE pins SET state = 'verified', next_try = 0 "
+                "WHERE service = ? AND state = 'pinned' AND next_try = ? AND verified IS NOT NULL",
+                (service, ONLY_LOOK),
+            )
+            db.execute(
+                "UPDATE pins SET problem = ?, last_error = ?, changed = ?, next_try = ? "
+                "WHERE service = ? AND state = 'pinned' AND next_try <= ?",
+                (problem, error[:MAX_ERROR_LENGTH], self._wall(), until, service, ASK_AGAIN),
+            )
             db.execute(
                 "UPDATE pins SET problem = ?1, last_error = ?2, changed = ?3, "
                 "state = CASE WHEN ?4 IS NULL THEN state ELSE 'refused' END, "

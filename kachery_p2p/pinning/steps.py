@@ -7,6 +7,7 @@ off. Steps of one row never run at the same time.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -15,10 +16,10 @@ import trio
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.pinning import blocks
-from kachery_p2p.pinning.answers import PinStatus, ServiceError
+from kachery_p2p.pinning.answers import NO_FUNDS, PinStatus, ServiceError
 from kachery_p2p.pinning.blocks import Blocks, Sent
 from kachery_p2p.pinning.limits import MAX_ADDRESSES, WorkerPace
-from kachery_p2p.pinning.outbox import PinEntry, PinOutbox
+from kachery_p2p.pinning.outbox import ASK_AGAIN, ONLY_LOOK, PinEntry, PinOutbox
 from kachery_p2p.pinning.service import PinningClient
 from kachery_p2p.pinning.upload import RpcClient
 
@@ -114,6 +115,10 @@ class Steps:
                 await self._ask(client, entry, cid)
         elif isinstance(client, PinningClient):
             await self._look(client, entry, cid)
+        elif entry.next_try == ONLY_LOOK and not await client.is_pinned(cid):
+            await self._gone(entry)
+        elif entry.in_question and entry.next_try != ONLY_LOOK:
+            await self._upload(client, entry, cid, sent)
         else:
             await self._prove(client, entry, cid)
 
@@ -172,20 +177,40 @@ class Steps:
         status = await client.status(cid, entry.request_id)
         if status is None:
             status = await client.look_up(cid)
+        if status is None and entry.in_question and entry.next_try == ONLY_LOOK:
+            await self._gone(entry)
+            return
         if status is None:
+            # Whoever has just stored it again does not wait for a pause; a service that forgets gets one.
+            pause = 0.0 if entry.in_question else self._pauses.later(entry.tries)
             await self.write(
                 entry,
                 state="waiting",
                 request_id="",
                 asked=0.0,
                 tries=entry.tries + 1,
-                next_try=self._wall() + self._pauses.later(entry.tries),
+                next_try=self._wall() + pause,
+                verified=None,
                 problem="gone",
                 last_error=f"The pinning service {entry.service} does not know its own request any more. It is asked "
                 "again.",
             )
             return
         await self._take(client, entry, cid, status)
+
+    async def _gone(self, entry: PinEntry) -> None:
+        """Write down that a service has a root no more, which nobody has asked it to keep again."""
+        await self.write(
+            entry,
+            state="refused",
+            request_id="",
+            asked=0.0,
+            verified=None,
+            next_try=math.inf,
+            problem="gone",
+            last_error=f"The pinning service {entry.service} has this no more: it was deleted there. To have it kept "
+            f"there again: kachery-cloud-pins add ipfs://{entry.cid}",
+        )
 
     async def _take(
         self, client: PinningClient, entry: PinEntry, cid: CID, status: PinStatus, *, new: bool = False
@@ -197,9 +222,24 @@ class Steps:
             "delegates": status.delegates or entry.delegates,
             "asked": 0.0,
         }
+        if status.status != "pinned":
+            values["verified"] = None
         if status.status == "failed":
             self._let_go(entry)
             reason = f" It says: {status.details.rstrip('.')}." if status.details else ""
+            if status.details.startswith(NO_FUNDS):
+                # As where it refuses at once (`answers.refusal`): it would fetch everything again, and for nothing.
+                await self.write(
+                    entry,
+                    **values,
+                    state="refused",
+                    tries=entry.tries + 1,
+                    next_try=now + self._pauses.spread(pace.refused),
+                    problem="funds",
+                    last_error=f"The pinning service {entry.service} does not take this.{reason} Remove pins there, "
+                    "have those who run it give you more, or use another service.",
+                )
+                return
             await self.write(
                 entry,
                 **values,
@@ -211,10 +251,15 @@ class Steps:
             )
             return
         if status.status == "pinned":
+            if entry.next_try == ASK_AGAIN and entry.in_question and entry.verified is not None:
+                # A block came back before, and it still has the request. So a folder that is stored every night
+                # costs one small question, and not a block for each of its files.
+                await self.write(entry, **values, state="verified", tries=0, polls=0, problem="", last_error="")
+                return
             # What it claims is written down first: the proof may take its time, or never come.
             if entry.state != "pinned":
                 values.update(state="pinned", tries=0, problem="", last_error="")
-            written = await self.write(entry, **values)
+            written = await self.write(entry, **values, next_try=now)
             if written is not None:
                 await self._prove(client, written, cid)
             return
@@ -278,12 +323,16 @@ class Steps:
         begun: PinEntry | None = entry
         lost = entry.problem == "unproven"  # it says that it has it, and has not
         if lost or not await client.is_pinned(cid):
-            begun = await self.write(entry, state="uploading", asked=self._wall(), problem="", last_error="")
+            begun = await self.write(
+                entry, state="uploading", asked=self._wall(), verified=None, problem="", last_error=""
+            )
             if begun is None:
                 return
             await client.upload(cid, self._source, sent)
         tries = entry.tries if lost else 0
-        written = await self.write(begun, state="pinned", asked=0.0, tries=tries, problem="", last_error="")
+        written = await self.write(
+            begun, state="pinned", asked=0.0, tries=tries, next_try=self._wall(), problem="", last_error=""
+        )
         if written is not None:
             await self._prove(client, written, cid)
 

@@ -20,7 +20,7 @@ from kachery_p2p.pinning.answers import ACCESS, FINAL, WHOLE_SERVICE, ServiceErr
 from kachery_p2p.pinning.blocks import Blocks
 from kachery_p2p.pinning.config import PinService
 from kachery_p2p.pinning.limits import MAX_SERVICES, MAX_STEPS_PER_SERVICE, MAX_UPLOADS_PER_SERVICE, WorkerPace
-from kachery_p2p.pinning.outbox import PinEntry, PinOutbox
+from kachery_p2p.pinning.outbox import ONLY_LOOK, PinEntry, PinOutbox
 from kachery_p2p.pinning.service import PinningClient
 from kachery_p2p.pinning.service_http import ServiceHttp
 from kachery_p2p.pinning.steps import Client, FetchBack, Hold, Pauses, Steps
@@ -193,14 +193,11 @@ class PinWorker:
             self.changes.happened()
         rest = lane.rest_until - trio.current_time()
         if rest > 0:
-            if lane.problem in WHOLE_SERVICE:
-                until = self._wall() + min(rest, pace.longest)
-                await trio.to_thread.run_sync(
-                    lambda: self._outbox.tell(name, lane.problem, lane.last_error, refuse_until=until)
-                )
-            elif lane.problem:
-                await trio.to_thread.run_sync(self._outbox.tell, name, lane.problem, lane.last_error)
             if lane.problem:
+                until, refuse = self._wall() + min(rest, pace.longest), lane.problem in WHOLE_SERVICE
+                await trio.to_thread.run_sync(
+                    lambda: self._outbox.tell(name, lane.problem, lane.last_error, until, refuse=refuse)
+                )
                 self.changes.happened()  # a task that waits for a row may have read it before
             return rest
         found = await trio.to_thread.run_sync(self._outbox.due, name, pace.longest, 4 * MAX_STEPS_PER_SERVICE)
@@ -290,6 +287,9 @@ class PinWorker:
             lane.rest_until = trio.current_time() + rest
             lane.problem, lane.last_error, lane.last_error_at = problem, text, self._wall()
         values: dict[str, Any] = {}
+        if entry.in_question and entry.next_try == ONLY_LOOK and entry.verified is not None:
+            # Nobody wants it there anew, so it is as it was: not on its way to be asked for.
+            state, problem, text = "verified", "", ""
         if problem in (*ACCESS, *FINAL, "rate"):
             values["asked"] = 0.0  # it has answered, and has not taken it
         await self._steps.write(

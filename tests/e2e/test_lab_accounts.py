@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,34 @@ async def test_signing_in_at_a_provider(tmp_path: Path, start_openid: StartOpenI
         refused = await (await lab.person()).sign_in("/sign-in", "grace")
         assert refused.status_code == 403
         assert "Ask those who run kachery-cloud-node" in refused.json()["error"]["details"]
+
+
+async def test_where_the_gateway_is(tmp_path: Path) -> None:
+    """Whoever asks is told of it by an address at which it answers him; or by the one of the settings."""
+
+    @dataclass
+    class Gateway:
+        open_to_others: bool
+        url: str = "http://127.0.0.1:8090"
+
+    async def told(host: str) -> str | None:
+        answer = await (await lab.http()).get("/api/v1", headers={"host": host})
+        return answer.json()["gateway"]
+
+    async with running_lab(tmp_path, lab_url="https://lab.example.org") as lab:
+        inside: Any = lab.server.lab
+        assert await told("127.0.0.1:8095") is None
+        inside.gateway_server = Gateway(open_to_others=False)
+        assert await told("localhost:8095") == "http://127.0.0.1:8090"
+        assert await told("192.168.1.7:8095") is None
+        inside.gateway_server = Gateway(open_to_others=True)
+        assert await told("192.168.1.7:8095") == "http://192.168.1.7:8090"
+        assert await told("[fd00::1]:8095") == "http://[fd00::1]:8090"
+        assert await told("lab.example.org") is None
+        inside.config = replace(inside.config, gateway_names=("lab.example.org",))
+        assert await told("lab.example.org") == "http://lab.example.org:8090"
+        inside.config = replace(inside.config, lab_gateway="https://figures.example.org")
+        assert await told("lab.example.org") == "https://figures.example.org"
 
 
 # --- the program ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from scripts.lab_members import LabMember, running_node_of_lab
@@ -35,7 +36,8 @@ class _Lab:
 
     def __init__(self, workstation: StartWorkstation) -> None:
         self.node = workstation()
-        self.url = running_node_of_lab(self.node)
+        self.url = running_node_of_lab(self.node, "--gateway", "127.0.0.1:0")
+        self.gateway = self.node.status()["gateway"]["url"]
         self.ann = LabMember(self.node, self.url, "Ann", "--administrator")
         self.bob = LabMember(self.node, self.url, "Bob")
         self.hers, self.his = workstation(), workstation()
@@ -129,6 +131,74 @@ def test_only_for_its_members(lab: _Lab, tmp_path: Path, workstation: StartWorks
     assert gone.returncode != 0
 
 
+def test_what_is_said(lab: _Lab, tmp_path: Path) -> None:
+    """One is one; what the lab says is a sentence without the protocol around it; mistakes are named where they are."""
+    lab.hers.run("kachery-cloud-projects", "create", "atlas")
+    again = lab.hers.run("kachery-cloud-projects", "create", "atlas", check=False)
+    assert again.returncode != 0
+    assert again.stderr.startswith("Error: There is a project 'atlas' already.")
+    lab.hers.run("kachery-cloud-store", str(_file(tmp_path, 1, 1000)), "--project", "atlas")
+    assert "1 file, 1" in lab.hers.run("kachery-cloud-projects", "show", "atlas").stdout
+    assert "  1 computer  " in lab.node.run("kachery-cloud-node", "members", "list").stdout
+    for option in ("--from", "--to"):
+        told = lab.hers.run("kachery-cloud-usage", option, "yesterday", check=False)
+        assert told.returncode == 2
+        assert told.stderr.strip() == f"Error: {option} is 'yesterday'; it must be a day, such as 2026-11-01."
+    answer = lab.ann.http.get("/api/v1/usage?from=yesterday")
+    assert answer.json()["error"]["details"] == "from and to are days such as 2026-11-30: 'yesterday' is none."
+    for name in ("client:zzz", f"member:{lab.bob.id}"):
+        refused = lab.node.run("kachery-cloud-node", "tokens", "add", name, check=False)
+        assert refused.returncode == 2
+        assert "belong to the lab" in refused.stderr
+    removed = lab.node.run("kachery-cloud-node", "members", "remove", "Bob")
+    assert "with 1 computer." in removed.stdout + removed.stderr
+
+
+def test_a_figure_in_a_project(lab: _Lab, tmp_path: Path) -> None:
+    """By the API and by the command, as all that is stored."""
+    lab.hers.run("kachery-cloud-projects", "create", "atlas")
+    lab.hers.start()
+    chart = {"data": [{"y": [1, 2, 3]}], "layout": {"title": "one"}}
+    first = lab.hers.call("say(kcl.store_figure(args[0], title='one', project='atlas'))", chart)
+    (tmp_path / "chart.json").write_text(json.dumps(chart))
+    second = lab.hers.run(
+        "kachery-cloud", "figure", str(tmp_path / "chart.json"), "--title", "two", "--project", "atlas"
+    )
+    for uri in (first, second.stdout.strip()):
+        lab.hers.run("kachery-cloud-pins", "wait", uri)
+    # The lab's gateway shows it to everybody who has the link, also when she is away.
+    assert lab.hers.call("say(kcl.figure_link(args[0]))", first) == f"{lab.gateway}/figure/#{first.partition('?')[0]}"
+    assert (
+        httpx.get(f"{lab.gateway}/ipfs/{first[7:].partition('?')[0]}/figure.json", trust_env=False).status_code == 200
+    )
+    listed = lab.bob.get("/api/v1/files?project=atlas")["items"]
+    assert {each["label"] for each in listed if each["status"] == "pinned"} == {"one", "two"}
+
+
+def test_deleted_on_the_page_and_stored_again(lab: _Lab, tmp_path: Path) -> None:
+    """Whoever stores it again is told that it is there when it is there; nobody else brings it back."""
+    path = _file(tmp_path, 5, 100_000)
+
+    def listed() -> list[tuple[str, str]]:
+        items = lab.bob.get("/api/v1/files?mine=1")["items"]
+        return [(each["label"] or each["name"], each["status"]) for each in items]
+
+    lab.his.start()
+    lab.his.run("kachery-cloud-store", str(path))
+    for again in (
+        ("kachery-cloud-store", str(path)),
+        ("kachery-cloud-pins", "wait", "--verified"),
+        ("kachery-cloud-pins", "add"),
+    ):
+        (file,) = lab.bob.get("/api/v1/files?mine=1")["items"]
+        assert lab.bob.call("DELETE", f"/api/v1/files/{file['id']}").status_code == 204
+        assert listed() == []
+        uri = f"ipfs://{file['cid']}"
+        done = lab.his.run(*again, *(() if str(path) in again else (uri,)))
+        assert done.returncode == 0
+        assert listed() == [(path.name, "pinned")]
+
+
 def test_what_is_deleted_and_what_is_too_much(lab: _Lab, tmp_path: Path) -> None:
     """A member deletes what is theirs; the quota holds for the member; each with a sentence."""
     path = _file(tmp_path, 3, 500_000)
@@ -148,7 +218,8 @@ def test_what_is_deleted_and_what_is_too_much(lab: _Lab, tmp_path: Path) -> None
         "a.dat"
     ]
     assert lab.ann.call("PATCH", f"/api/v1/members/{lab.bob.id}", json={"quota": None}).status_code == 200
-    lab.his.run("kachery-cloud-pins", "wait", uri)
+    # As any refusal, it stays one until somebody says that there is room now.
+    lab.his.run("kachery-cloud-pins", "add", uri)
     files = lab.ann.get("/api/v1/files?project=atlas")["items"]
     (file,) = [each for each in files if each["status"] == "pinned"]
     assert lab.bob.call("DELETE", f"/api/v1/files/{file['id']}").status_code == 204

@@ -186,6 +186,40 @@ def test_interrupted_while_waiting(workstation: Callable[..., Workstation], serv
     assert states(at) == ["queued"]
 
 
+def test_a_quota_that_only_the_service_can_see(
+    workstation: Callable[..., Workstation], service: Service, data: Path
+) -> None:
+    """One that it sees crossed when it has fetched all is a refusal like any other: a sentence, and exit code 6."""
+    at = set_up(workstation(), service).start()
+    service.misbehave(fail=100, why="INSUFFICIENT_FUNDS: with its 5000000 bytes the quota would be crossed.")
+    done = at.run("kachery-cloud-store", data, "--pin", check=False)
+    assert done.returncode == 6
+    assert done.stdout.startswith("ipfs://")
+    assert "the quota would be crossed. Remove pins there" in done.stderr
+    code = "try: kcl.store_file(args[0], pin='lab', wait='pinned')\nexcept kcl.PinningError as e: say(str(e))"
+    assert "the quota would be crossed" in at.call(code, data)
+    assert states(at) == ["refused"]
+
+
+def test_who_waits_hears_why(workstation: Callable[..., Workstation], service: Service, data: Path) -> None:
+    """Also where there is no terminal, as in a job of a cluster; and once, however often it is tried."""
+    service.misbehave(method="POST", path="/pins", status=500, count=1_000_000)
+    at = set_up(workstation(), service).start()
+    script = Path(at.python).with_name("kachery-cloud-store")
+    process = subprocess.Popen(
+        [str(script), str(data), "--pin"], env=at.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert "to its local network" in process.stderr.readline()
+    assert "(The pinning service lab has failed (status 500)" in process.stderr.readline()
+    before = service.posts()
+    wait_until(lambda: service.posts() > before, "that it is tried again")
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert rest.startswith("Interrupted.")
+
+
 def test_a_time_to_wait(workstation: Callable[..., Workstation], service: Service, data: Path) -> None:
     """When it is over, an error says how far it is; nothing is lost."""
     service.misbehave(stuck=True)

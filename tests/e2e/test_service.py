@@ -459,11 +459,18 @@ def test_the_options_of_the_container_are_some(workstation: StartWorkstation) ->
     yaml = pytest.importorskip("yaml")
     folder = Path(__file__).resolve().parents[2] / "packaging"
     (service,) = yaml.safe_load((folder / "compose.yaml").read_text())["services"].values()
-    places = {"/ip4/0.0.0.0/tcp/4001": "/ip4/127.0.0.1/tcp/0", "0.0.0.0:8095": "127.0.0.1:0"}
-    station = workstation(env={"KACHERY_CLOUD_STORAGE_LIMIT": "500GB", "KACHERY_CLOUD_LOG_FORMAT": "json"})
+    places = {"/ip4/0.0.0.0/tcp/4001": "/ip4/127.0.0.1/tcp/0"}
+    places |= dict.fromkeys(("0.0.0.0:8095", "0.0.0.0:8090"), "127.0.0.1:0")
+    settings: dict[str, str] = service["environment"]
+    # What stands behind the name of a variable of compose is what holds without it.
+    station = workstation(env={name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value) for name, value in settings.items()})
     options: list[str] = service["command"]
     station.start(*(places.get(each, each) for each in options))
-    assert station.status()["pinning_service"]
+    assert station.status()["lab"]
+    assert station.status()["gateway"]["url"]
+    made = station.run("kachery-cloud-node", "members", "invite", "Ada", "--administrator", "--json")
+    assert json.loads(made.stdout)["invitation"].startswith("http://localhost:8095/invitation/")
+    assert {each.rpartition(":")[2] for each in service["ports"]} == {"4001", "8095", "8090"}
     commands = re.findall(r"^ +CMD (\[.*\])$", (folder / "Containerfile").read_text(), re.MULTILINE)
     for words in commands:
         assert station.run(*json.loads(words)).returncode == 0

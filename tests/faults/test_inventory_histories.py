@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from kachery_cloud.settings.config import load_config
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import ContentNotFound, LastCopy, RepoBusy
-from kachery_p2p.node.messages import Copies, CopiesRequest, CopySeen
+from kachery_p2p.node.messages import Copies, CopiesRequest, CopySeen, WaitPinnedRequest
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo.removal_lock import RemovalLock
 from tests.helpers.dying import die_after
@@ -55,12 +55,22 @@ class World:
 
     has: set[CID]
     asked: int = 0
+    pinned: set[CID] = field(default_factory=set[CID])
 
     def copies(self, request: CopiesRequest) -> Copies:
         self.asked += 1
         assert request.cid in request.proofs
         seen = (CopySeen("a peer", len(request.blocks), len(request.proofs)),)
         return Copies(seen if request.cid in self.has else ())
+
+    def wait_pinned(self, request: WaitPinnedRequest) -> None:
+        box = outbox(load_config())
+        entry = box.get(request.cid, request.services[0])
+        assert entry is not None
+        assert entry.in_question
+        there = {"state": "verified", "verified": (entry.verified or 0.0) + 1}
+        gone = {"state": "refused", "verified": None, "problem": "gone"}
+        box.update(entry, **(there if request.cid in self.pinned else gone))
 
     def notify_removed(self, cids: Sequence[CID]) -> None:
         pass
@@ -85,7 +95,6 @@ class Histories(RuleBasedStateMachine):
         self.owed: set[str] = set()
         #: Those that were linked, and whose file the user has changed since.
         self.changed: set[str] = set()
-        self.pinned: set[str] = set()
 
     @initialize()
     def begin(self) -> None:
@@ -212,7 +221,11 @@ class Histories(RuleBasedStateMachine):
         entry = box.get(self.cids[name], "a service")
         assert entry is not None
         box.update(entry, state="verified", verified=1.0)
-        self.pinned.add(name)
+        self.world.pinned.add(self.cids[name])
+
+    @rule(name=ROOTS)
+    def others_unpin_it(self, name: str) -> None:
+        self.world.pinned.discard(self.cids[name])
 
     @rule(name=ROOTS)
     def others_get_it(self, name: str) -> None:
@@ -229,7 +242,7 @@ class Histories(RuleBasedStateMachine):
             and name not in self.changed
             and any(each.linked for each in self.repo().inventory.roots() if each.cid == self.cids[name])
         )
-        return self.cids[name] in self.world.has or name in self.pinned or linked
+        return self.cids[name] in self.world.has or self.cids[name] in self.world.pinned or linked
 
     @rule(name=ROOTS, force=st.booleans(), killed=KILLED)
     def remove(self, name: str, force: bool, killed: int | None) -> None:

@@ -337,6 +337,29 @@ async def test_failed_then_fine(tmp_path: Path) -> None:
         assert asked(service) == 3
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "INSUFFICIENT_FUNDS: with its 1500000 bytes the quota would be crossed.",
+        "INSUFFICIENT_FUNDS: it has at least 9000000 bytes; 8000000 are the most that one pin may have here.",
+    ],
+)
+async def test_a_quota_that_is_seen_to_be_crossed_after_fetching(tmp_path: Path, said: str) -> None:
+    """It is refused, as where that is known at once: it says why, nobody waits for it, it is not asked for again."""
+    async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
+        service.fail, service.why = 1, said
+        cid = await store(node, b"data")
+        await pin(node, cid)
+        row = await wait_pinned(node, cid)
+        assert (row.state, row.problem) == ("refused", "funds")
+        assert said.rstrip(".") in row.last_error
+        assert asked(service) == 1
+        assert row.next_try > time.time() + FAST.refused / 2
+        # There is room now, and the user says so.
+        await pin(node, cid)
+        assert (await to_the_end(node, cid)).state == "verified"
+
+
 async def test_a_service_that_cannot_replace(tmp_path: Path) -> None:
     """Where a failed request cannot be replaced, it is removed before a new one is made."""
     async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:

@@ -128,7 +128,7 @@ class Follower:
         if deleted == known:
             await self._do(following.deleted_there, url, facts.deleted, self.pace.grace)
         if facts.tokens is not None:
-            await self._do(following.take_tokens, facts.list_id, facts.tokens)
+            await self._do(following.take_tokens, facts.list_id, facts.tokens, facts.accounts)
         await self._pages(url, remote, facts.list_id, state, Cursor(after, top, before), kept=True)
         if whole:
             await self._do(following.begin_whole, url)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kachery_p2p.http import HttpBounds, HttpClient, HttpFailure
@@ -17,7 +17,7 @@ from kachery_p2p.text import printable, shortened
 #: Pins of a page: with the longest metadata there are, a page is still read.
 PAGE = 50
 _MAX_PAGE = (PAGE + 2) * limits.MAX_BODY
-#: Bytes of the answer beside: the names and hashes of a hundred thousand tokens.
+#: Bytes of the answer beside: the names, hashes and accounts of a hundred thousand tokens.
 _MAX_FACTS = 32 * limits.MIB
 _SECONDS = 60.0
 _BOUNDS = HttpBounds(connect=10.0, redirects=0, connections=2, idle=2)
@@ -44,11 +44,13 @@ class Facts:
         list_id: which list it has.
         deleted: what members deleted there of our list: a number, which grows, and the request here.
         tokens: those that it hands on; None where it does not.
+        accounts: whose quota these share there, by their names; a node of an older version hands on none.
     """
 
     list_id: str
     deleted: tuple[tuple[int, str], ...]
     tokens: tuple[RemoteToken, ...] | None
+    accounts: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,16 @@ def read_facts(body: bytes) -> Facts:
                 gone.append((number, request_id))
             case _:
                 raise NotFollowed("it answers with something that no node says")
-    return Facts(list_id, tuple(gone), None if tokens is None else _tokens(tokens))
+    handed = None if tokens is None else _tokens(tokens)
+    return Facts(list_id, tuple(gone), handed, _accounts(value.get("accounts")))
+
+
+def _accounts(value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(each, str) and _is_name(each) for each in value.values()):
+        raise NotFollowed("it hands on accounts that are none")
+    return {name: account for name, account in value.items() if _is_name(name)}
 
 
 def _tokens(value: Any) -> tuple[RemoteToken, ...]:

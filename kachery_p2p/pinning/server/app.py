@@ -244,6 +244,7 @@ class PinApp:
         if hands_tokens:
             tokens = await self._do(following.tokens)
             found["tokens"] = [{"name": each.name, "hash": each.hash.hex(), "quota": each.quota} for each in tokens]
+            found["accounts"] = await self._do(following.accounts)
         return _Answer.json(200, found)
 
     async def _add(self, token: Token, replaces: str | None, body: bytes) -> _Answer:

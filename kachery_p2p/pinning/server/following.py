@@ -16,7 +16,7 @@ import json
 import secrets
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kachery_p2p.pinning.server.requests import PinObject
@@ -38,6 +38,8 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS follow_tokens (token INTEGER PRIMARY KEY, list TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS followed_missing ON followed (list, missing)",
 )
+#: How an account begins that is one of a node that we follow.
+_THEIRS = "list "
 #: SQL: that a row of `pins` was pinned here, by a member.
 OWN = "NOT EXISTS (SELECT 1 FROM followed f WHERE f.pin = pins.id)"
 
@@ -149,6 +151,15 @@ class Following:
             "AND NOT EXISTS (SELECT 1 FROM follow_tokens f WHERE f.token = t.id) ORDER BY name"
         )
         return [RemoteToken(*row) for row in rows]
+
+    def accounts(self) -> dict[str, str]:
+        """The accounts of those who may pin at this node itself, or have pins here, by the names of their tokens."""
+        return dict(
+            self._file.all(
+                "SELECT name, account FROM tokens WHERE account IS NOT NULL AND substr(account, 1, ?2) <> ?1",
+                (_THEIRS, len(_THEIRS)),
+            )
+        )
 
     # --- what we follow ---------------------------------------------------------------------------------------------
 
@@ -277,8 +288,14 @@ class Following:
                     self._delete(db, pin)
         return len(rows)
 
-    def take_tokens(self, list_id: str, tokens: Sequence[RemoteToken]) -> None:
-        """The tokens of a source are good here, too, where there is none of that name. Those it took away are not."""
+    def take_tokens(self, list_id: str, tokens: Sequence[RemoteToken], accounts: Mapping[str, str]) -> None:
+        """The tokens of a source are good here, too, where there is none of that name. Those it took away are not.
+
+        Args:
+            list_id: of its list.
+            tokens: all that it has.
+            accounts: whose quota they share there, by their names; and of those who have pins there without a token.
+        """
         with self._file.write() as db:
             for each in tokens:
                 db.execute(
@@ -300,3 +317,15 @@ class Following:
                 if name not in names:
                     db.execute("UPDATE tokens SET hash = NULL WHERE id = ?", (token,))
                     db.execute("DELETE FROM follow_tokens WHERE token = ?", (token,))
+            # Those of us who have a token of our own, or an account, keep it. Two lists may have one name for an
+            # account, so ours has the name of the list in it, and is none of ours or of another list.
+            ours = f"{_THEIRS}{list_id} "
+            rows = db.execute(
+                "SELECT t.id, t.name, t.account FROM tokens t LEFT JOIN follow_tokens f ON f.token = t.id "
+                "WHERE f.list = ?1 OR (t.hash IS NULL AND (t.account IS NULL OR substr(t.account, 1, ?3) = ?2))",
+                (list_id, ours, len(ours)),
+            ).fetchall()
+            for token, name, account in rows:
+                there = ours + accounts[name] if name in accounts else None
+                if there != account:
+                    db.execute("UPDATE tokens SET account = ? WHERE id = ?", (there, token))

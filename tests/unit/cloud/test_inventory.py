@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -20,7 +21,8 @@ from kachery_cloud.local import outbox
 from kachery_cloud.node import connection
 from kachery_cloud.settings.config import load_config
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.node.messages import Copies, CopiesRequest
+from kachery_p2p.node.messages import Copies, CopiesRequest, WaitPinnedRequest
+from kachery_p2p.pinning.outbox import ONLY_LOOK
 
 DATA = b"spikes" * 10_000
 
@@ -253,8 +255,10 @@ def test_a_linked_file_needs_no_other_copy(stored: dict[str, str], alone: list[C
     assert alone == []
 
 
-def test_a_verified_pin_is_a_copy(stored: dict[str, str], alone: list[CopiesRequest]) -> None:
-    """What a service only claims does not count, what came back from it does."""
+def test_a_verified_pin_is_a_copy(
+    stored: dict[str, str], alone: list[CopiesRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a service only claims does not count; nor what came back from it once, and not when it is asked now."""
     cid = CID.parse(stored["file"].removeprefix("ipfs://"))
     box = outbox(load_config())
     box.add(cid, "filebase")
@@ -266,6 +270,35 @@ def test_a_verified_pin_is_a_copy(stored: dict[str, str], alone: list[CopiesRequ
     entry = box.get(cid, "filebase")
     assert entry is not None
     box.update(entry, state="verified", verified=1.0)
+    now: list[dict[str, Any]] = [
+        {},
+        {"state": "verified"},  # it cannot be asked
+        {"problem": "unproven", "next_try": 9e8},
+        {"state": "refused", "problem": "gone"},
+        {"state": "verified", "verified": 2.0},
+    ]
+
+    class Node:
+        def wait_pinned(self, request: WaitPinnedRequest) -> None:
+            row = box.get(cid, "filebase")
+            assert row is not None
+            assert (row.in_question, row.next_try, request.verified) == (True, ONLY_LOOK, True)
+            box.update(row, **now[0])
+
+        def copies(self, request: CopiesRequest) -> Copies:
+            return Copies()
+
+        def notify_removed(self, cids: object) -> None:
+            pass
+
+    monkeypatch.setattr(connection, "get_connection", lambda config: Node())
+    while len(now) > 1:
+        with pytest.raises(kcl.LastCopy):
+            kcl.remove(stored["file"])
+        entry = box.get(cid, "filebase")
+        assert entry is not None
+        box.update(entry, state="verified", verified=1.0, problem="")
+        del now[0]
     assert kcl.remove(stored["file"]).why == "pinned at filebase, and verified"
 
 

@@ -182,14 +182,14 @@ def test_a_node_that_does_not_answer_is_not_needed(here: Path) -> None:
 
 
 def test_it_goes_into_another_project(here: Path) -> None:
-    """The service is asked anew, once; stored again as before, nothing happens."""
+    """The service is asked anew, once; stored again as before, it is only asked whether it has it still."""
     known(here, reef={}, atlas={})
     kcl.store_text("x", project="reef", local=True)
     box = outbox(load_config())
     entry = rows()["lab"]
     box.update(entry, state="verified", request_id="r1")
     kcl.store_text("x", project="reef", local=True)
-    assert (rows()["lab"].state, rows()["lab"].request_id) == ("verified", "r1")
+    assert (rows()["lab"].in_question, rows()["lab"].request_id) == (True, "r1")
     kcl.store_text("x", local=True, pin="lab")
     assert rows()["lab"].meta["project"] == "id-reef"
     kcl.store_text("x", project="atlas", local=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from click.testing import CliRunner, Result
 
+from kachery_cloud.commands.node import node
 from kachery_cloud.commands.node_service import _quoted
 from kachery_cloud.node import systemd
 from kachery_cloud.node.log import reopen, set_level, start_log
@@ -76,6 +79,48 @@ def test_words_of_a_unit() -> None:
     """What means something to systemd is written so that it does not."""
     assert _quoted("/usr/bin/kachery-cloud-node") == "/usr/bin/kachery-cloud-node"
     assert _quoted("/a b/100%/$x") == '"/a b/100%%/$$x"'
+
+
+def _started(*line: str) -> Result:
+    return CliRunner().invoke(node, list(line))
+
+
+def test_the_options_are_in_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever tries a node out, and adds --systemd to the line, gets a unit that starts the same."""
+    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.pem").write_text("")
+    line = ["--lab", "127.0.0.1:9999", "--gateway", "--no-mdns", "-vv", "--tls-cert", "c.pem"]
+    line += ["--peer", "/ip4/127.0.0.1/tcp/1", "--peer", "/ip4/127.0.0.1/tcp/2"]
+    done = _started(*line, "--systemd")
+    assert done.exit_code == 0, done.output
+    (start,) = [each for each in done.output.splitlines() if each.startswith("ExecStart=")]
+    words = shlex.split(start.partition("=")[2])[1:]
+    given = " ".join(words)
+    for part in (
+        "--lab 127.0.0.1:9999", "--no-mdns", "--verbose --verbose", f"--tls-cert {tmp_path / 'c.pem'}",
+        "--peer /ip4/127.0.0.1/tcp/1 --peer /ip4/127.0.0.1/tcp/2",
+    ):  # fmt: skip
+        assert part in given
+    assert words[words.index("--gateway") + 1].startswith("--")
+    # What the unit has is read as it was given.
+    again = _started(*words, "--systemd")
+    assert start in again.output.splitlines()
+    assert "ExecStart" not in _started("--lab", "nowhere", "--systemd").output
+    plain = _started("--systemd").output
+    assert [each for each in plain.splitlines() if each.endswith("kachery-cloud-node")]
+
+
+def test_init_takes_no_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be in no file: it says where they go, and writes none."""
+    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path))
+    done = _started("--lab", "127.0.0.1:9999", "--init")
+    assert done.exit_code == 2
+    assert "--lab" in done.output
+    assert "node.toml" in done.output
+    assert not (tmp_path / "node.toml").exists()
+    assert _started("--init").exit_code == 0
+    assert (tmp_path / "node.toml").exists()
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

@@ -164,6 +164,7 @@ STOPPED: dict[str, Any] = {
         "show_owner": "str",
         "lab": "NoneType",
         "lab_url": "NoneType",
+        "lab_gateway": "NoneType",
         "lab_name": "str",
         "lab_members": [],
         "sources": dict.fromkeys(("mdns", "lan-dht", "known", "dht", "delegated", "gateways"), "bool"),

@@ -74,6 +74,7 @@ GIVEN: dict[str, tuple[str, object, object]] = {
     "openid_client_secret_file": ("/lab/secret", "/lab/secret", Path("/lab/secret")),
     "lab": ("127.0.0.1:8095", "127.0.0.1:8095", "127.0.0.1:8095"),
     "lab_url": ("https://Lab.example.org:443/", "https://lab.example.org", "https://lab.example.org"),
+    "lab_gateway": ("https://Figures.example.org/", "https://figures.example.org", "https://figures.example.org"),
     "project": ("hippocampus", "hippocampus", "hippocampus"),
     "lab_name": ("Lab of Ada", "Lab of Ada", "Lab of Ada"),
     "lab_members": ("Example.org, ada@x.org", ["@example.org", "ada@x.org"], ("@example.org", "ada@x.org")),

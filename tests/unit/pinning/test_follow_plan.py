@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,9 +15,10 @@ from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.pinning.follow.plan import Cursor, advance, bounds
 from kachery_p2p.pinning.follow.remote import NotFollowed, read_facts, read_page
 from kachery_p2p.pinning.server.following import RemotePin, RemoteToken
-from kachery_p2p.pinning.server.requests import Filters, PinObject
+from kachery_p2p.pinning.server.requests import Filters, PinObject, Refusal
 from kachery_p2p.pinning.server.rows import Token
 from kachery_p2p.pinning.server.store import PinStore, hash_of
+from tests.helpers.pin_server import nowhere
 
 PAGE = 3
 
@@ -243,14 +245,14 @@ def test_tokens_that_are_handed_on(tmp_path: Path) -> None:
     a.following.allow(number, tokens=True)
     assert {each.name for each in a.following.tokens()} == {"alice", "bob"}
     b.following.begin("http://a", a.following.list_id)
-    b.following.take_tokens(a.following.list_id, a.following.tokens())
+    b.following.take_tokens(a.following.list_id, a.following.tokens(), a.following.accounts())
     found = b.token(made[0])
     assert found is not None
     assert (found.name, found.quota) == ("bob", 5000)
     assert {each.name for each in b.following.tokens()} == {"alice"}
     assert b.token(follower[0]) is None
     a.remove_token("bob")
-    b.following.take_tokens(a.following.list_id, a.following.tokens())
+    b.following.take_tokens(a.following.list_id, a.following.tokens(), a.following.accounts())
     assert b.token(made[0]) is None
     # The number of a token that was taken away is another one's later, who may no more than pin.
     a.remove_token("b-node")
@@ -259,6 +261,48 @@ def test_tokens_that_are_handed_on(tmp_path: Path) -> None:
     carol = a.token(again[0])
     assert carol is not None
     assert a.following.rights(carol.id) is None
+
+
+def test_members_have_one_quota_at_a_node_that_follows(tmp_path: Path) -> None:
+    """It is for all their computers, as where they registered them; accounts of two nodes are never taken for one."""
+    there, here = (PinStore(tmp_path / f"{name}.sqlite") for name in ("there", "here"))
+    for name in ("client:rig", "client:laptop"):
+        there.grant(name, hash_of(name), "member:ada", 100)
+    there.owner("member:ada", "member:ada", 100)
+    here.grant("client:other", hash_of("client:other"), "member:ada", 100)
+    here.following.begin("http://there", there.following.list_id)
+
+    def take() -> None:
+        here.following.take_tokens(there.following.list_id, there.following.tokens(), there.following.accounts())
+
+    def adds(token: str, number: int, size: int) -> bool:
+        owner = here.token(token)
+        assert owner is not None
+        with contextlib.suppress(Refusal):
+            return here.add(owner, PinObject(CID.parse(nowhere(number)), nowhere(number)), size) is not None
+        return False
+
+    take()
+    assert adds("client:other", 1, 100)
+    assert adds("client:rig", 2, 60)
+    assert not adds("client:laptop", 3, 60)
+    assert adds("client:laptop", 3, 40)
+    # What they have put onto the page there counts for them here.
+    here.following.take(
+        "http://there",
+        there.following.list_id,
+        [RemotePin("r", "member:ada", PinObject(CID.parse(nowhere(4)), nowhere(4)), 1)],
+        None,
+    )
+    take()
+    accounts = {each.name: each.account for each in here.tokens()}
+    assert accounts["member:ada"] == accounts["client:rig"] == accounts["client:laptop"]
+    assert accounts["client:other"] == "member:ada"
+    # They are not handed on, and nothing changes where nothing has changed there; a quota that has, does.
+    assert here.following.accounts() == {"client:other": "member:ada"}
+    there.set_quota("member:ada", 200)
+    take()
+    assert adds("client:rig", 5, 60)
 
 
 # --- what another node may answer -------------------------------------------------------------------------------------
@@ -305,6 +349,9 @@ def test_pins_that_cannot_be_pinned_are_passed_over() -> None:
         b'{"list": "", "deleted": []}',
         b'{"list": "x", "deleted": [[0, "r"]]}',
         b'{"list": "x", "deleted": [], "tokens": [{"name": "n", "hash": "zz", "quota": null}]}',
+        b'{"list": "x", "deleted": [], "tokens": [], "accounts": ["n"]}',
+        b'{"list": "x", "deleted": [], "tokens": [], "accounts": {"n": 5}}',
+        b'{"list": "x", "deleted": [], "tokens": [], "accounts": {"n": ""}}',
         b'{"list": "x", "deleted": [], "tokens": [{"name": "", "hash": "' + b"0" * 64 + b'", "quota": 1}]}',
     ],
 )
@@ -318,7 +365,10 @@ def test_facts() -> None:
     """The ID of its list, what was deleted there, tokens."""
     digits = hash_of("secret").hex()
     facts = read_facts(
-        f'{{"list": "x", "deleted": [[3, "r"]], "tokens": [{{"name": "n", "hash": "{digits}", "quota": 7}}]}}'.encode()
+        f'{{"list": "x", "deleted": [[3, "r"]], "tokens": [{{"name": "n", "hash": "{digits}", "quota": 7}}], '
+        '"accounts": {"n": "member:ada"}}'.encode()
     )
+    assert facts.accounts == {"n": "member:ada"}
+    assert read_facts(b'{"list": "x", "deleted": [], "tokens": []}').accounts == {}
     assert facts.deleted == ((3, "r"),)
     assert facts.tokens == (RemoteToken("n", hash_of("secret"), 7),)

@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from kachery_p2p.pinning.follow.follower import Follower, FollowPace
+from kachery_p2p.pinning.server.store import hash_of
 from tests.helpers.patience import until
 from tests.helpers.pin_server import Served, origin, pinning
 
@@ -101,4 +102,17 @@ async def test_one_that_is_away_or_refuses(tmp_path: Path) -> None:
             await nursery.start(right.run)
             await until(lambda: right.states[url].looked and not right.states[url].problem)
         await until(lambda: right.states[url].problem)
+        nursery.cancel_scope.cancel()
+
+
+async def test_members_have_one_quota_over_there(tmp_path: Path) -> None:
+    """A node that is given the tokens is told whose they are, too."""
+    async with pinning(tmp_path / "a") as a, pinning(tmp_path / "b") as b, trio.open_nursery() as nursery:
+        for name in ("client:rig", "client:laptop"):
+            a.store.grant(name, hash_of(name), "member:ada", 100)
+        token = _follow_token(a, tokens=True)
+        await nursery.start(Follower(b.store, b.server.queue, {a.server.url: token}, FAST).run)
+        await until(lambda: b.store.token("client:laptop") is not None)
+        found = [b.store.token(name) for name in ("client:rig", "client:laptop")]
+        assert [each.account for each in found if each] == [f"list {a.store.following.list_id} member:ada"] * 2
         nursery.cancel_scope.cancel()

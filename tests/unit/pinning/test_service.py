@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from kachery_cloud.commands.pins_text import pin_lines
+from kachery_cloud.pinning import on_their_way
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidPinService, PinTooLarge
-from kachery_p2p.node.messages import LoadRequest
+from kachery_p2p.node.messages import LoadRequest, WaitPinnedRequest
 from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox, PinService
 from scripts.pinning_service import Fault
 from tests.helpers.patience import PATIENCE, until
@@ -80,6 +82,112 @@ async def test_however_often_it_is_stored_it_is_asked_for_once(tmp_path: Path) -
         await pin(node, str(stored.cid))
         assert len(node.keeping.outbox.list()) == 1
         assert len(service.posts()) == 1
+
+
+@pytest.mark.parametrize("kind", ["pinning", "rpc"])
+async def test_what_was_deleted_at_the_service_is_asked_for_anew(tmp_path: Path, kind: str) -> None:
+    """Stored again, it is there again: nobody is told that it is there because it was."""
+    async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service, kind)]) as node:
+        cid = await store(node, b"data")
+        await pin(node, cid)
+        await wait_pinned(node, cid)
+        service.pins.clear()
+        service.rpc_pins.clear()
+        await pin(node, cid)
+        row = await wait_pinned(node, cid)
+        assert row.state == "verified"
+        there = [each.cid for each in service.pins.values()] if kind == "pinning" else list(service.rpc_pins)
+        assert there == [cid]
+
+
+async def test_a_deletion_is_not_undone_unasked(tmp_path: Path) -> None:
+    """What somebody deleted at the service stays deleted, until it is stored again; also when the node begins anew."""
+    async with serving(tmp_path / "service") as service:
+        async with storing(tmp_path / "ours", [config(service)]) as node:
+            cid = await store(node, b"data")
+            await pin(node, cid)
+            await wait_pinned(node, cid)
+        service.pins.clear()
+        before = len(service.requests)
+        async with storing(tmp_path / "ours", [config(service)]) as node:
+            other = await store(node, b"other")
+            await pin(node, other)
+            await wait_pinned(node, other)
+        assert [each.cid for each in service.pins.values()] == [other]
+        assert not [seen for seen in service.requests[before:] if cid in str((seen.path, seen.query, seen.body))]
+
+
+async def test_stored_again_unchanged(tmp_path: Path) -> None:
+    """One question, to which the service says that it has it: no block is fetched back again."""
+    async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
+        cid = await store(node, b"data")
+        await pin(node, cid)
+        first = await wait_pinned(node, cid)
+        before = len(service.requests)
+        await pin(node, cid)
+        again = await wait_pinned(node, cid)
+        assert (again.state, again.verified) == ("verified", first.verified)
+        assert [seen.method for seen in service.requests[before:]] == ["GET"]
+        # Where it is to be verified, a block comes back again.
+        assert node.keeping.outbox.doubt(cid, NAME)
+        proven = await wait_pinned(node, cid)
+        assert proven.state == "verified"
+        assert (proven.verified or 0) > (first.verified or 0)
+        assert len(service.posts()) == 1
+
+
+@pytest.mark.parametrize("kind", ["pinning", "rpc"])
+async def test_who_only_wants_to_know_brings_nothing_back(tmp_path: Path, kind: str) -> None:
+    """It is seen to be there, or to be gone; when the service is away, it is as it was, and looked at no more."""
+    async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service, kind)]) as node:
+        box = node.keeping.outbox
+        cid = await store(node, b"data")
+        await pin(node, cid)
+        first = await wait_pinned(node, cid)
+        assert box.doubt(cid, NAME, anew=False)
+        second = await wait_pinned(node, cid)
+        assert second.state == "verified"
+        assert (second.verified or 0) > (first.verified or 0)
+        service.faults.append(Fault(cut=True, count=1_000_000))
+        assert box.doubt(cid, NAME, anew=False)
+        away = await wait_pinned(node, cid)
+        assert (away.state, away.verified, away.last_error) == ("verified", second.verified, "")
+        service.faults.clear()
+        service.pins.clear()
+        service.rpc_pins.clear()
+        # A service that was away rests for a moment, and is not asked in it.
+        while (gone := await wait_pinned(node, cid)).state == "verified":
+            assert box.doubt(cid, NAME, anew=False)
+        assert (gone.state, gone.problem, gone.verified) == ("refused", "gone", None)
+        assert pin_lines([gone])[0].startswith("gone ")
+        assert not service.pins
+        assert not service.rpc_pins
+        # Whoever wants it there says so.
+        await pin(node, cid)
+        assert (await wait_pinned(node, cid)).state == "verified"
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+async def test_stored_again_while_the_service_is_away(tmp_path: Path, rows: int) -> None:
+    """Nobody waits for it, and none is told more than what was seen; when it is back, it is verified as before."""
+    async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
+        cids = [await store(node, b"data %d" % number) for number in range(rows)]
+        for cid in cids:
+            await pin(node, cid)
+            await wait_pinned(node, cid)
+        service.faults.append(Fault(cut=True, count=1_000_000))
+        for cid in cids:
+            await pin(node, cid)
+        for cid in cids:
+            (row,) = await node.keeping.wait_pinned(WaitPinnedRequest(CID.parse(cid), False))
+            assert (row.state, row.problem) == ("pinned", "network")
+            assert row.verified is not None
+            (said,) = on_their_way([row])
+            assert "could not be seen now" in said
+        service.faults.clear()
+        for cid in cids:
+            assert (await wait_pinned(node, cid)).state == "verified"
+        assert len(service.posts()) == rows
 
 
 async def test_the_request_is_the_one_of_the_specification(tmp_path: Path) -> None:
