@@ -7,13 +7,18 @@ one, and of two processes that make the same, one has made it for both.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from kachery_p2p import private
 from kachery_p2p.errors import RepoError
 from kachery_p2p.repo.fileio import BINARY, CLOEXEC, sync_folder
+
+#: Seconds after which nobody writes a small file any more: what is left of it is of a process that was killed.
+_LEFT_OVER = 3600.0
 
 _FLAGS = os.O_CREAT | os.O_EXCL | os.O_WRONLY | CLOEXEC | BINARY
 
@@ -69,6 +74,7 @@ def write_new(path: Path, data: bytes, *, secret: bool = False) -> bool:
 
 def _beside(path: Path, data: bytes, secret: bool) -> Path:
     """A new synced file with `data`, next to `path`."""
+    _clear(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     fd = os.open(temporary, _FLAGS, private.PRIVATE_FILE) if secret else private.make_file(temporary)
     try:
@@ -82,6 +88,15 @@ def _beside(path: Path, data: bytes, secret: bool) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def _clear(path: Path) -> None:
+    """Remove what processes left that were killed while they wrote the same file."""
+    name = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{16}")
+    with suppress(OSError):
+        for entry in os.scandir(path.parent):
+            if name.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _LEFT_OVER:
+                os.unlink(entry.path)
 
 
 def _link_new(temporary: Path, path: Path) -> bool:

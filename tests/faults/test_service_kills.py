@@ -123,7 +123,7 @@ def test_what_was_read_is_noted(tmp_path: Path) -> None:
 
         killed = dies(steps, work)
         state = read_state(path)
-        assert [path.name for path in filled.directory.glob(".scrub.json*")] in ([], [".scrub.json.new"])
+        assert len(list(filled.directory.glob(".scrub.json.*"))) <= 1, "that of the one who was killed"
         assert state == before or [each.cid for each in state.damaged] == [str(filled.stored)]
         with Repo.open(filled.directory) as repo:
             assert [problem.cid for problem in repo.verify()] == [filled.stored]

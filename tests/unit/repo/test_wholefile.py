@@ -102,6 +102,17 @@ def test_replaced_in_one_step(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["record"]
 
 
+def test_what_a_killed_process_left(tmp_path: Path) -> None:
+    """It goes when the file is written again, some time later; what another process may be writing now stays."""
+    old, new = tmp_path / f".record.{'0' * 16}", tmp_path / f".record.{'1' * 16}"
+    for left in (old, new, tmp_path / ".record.swp"):
+        left.touch()
+        os.utime(left, (5.0, 5.0))
+    os.utime(new)
+    write_whole(tmp_path / "record", b"x")
+    assert sorted(os.listdir(tmp_path)) == [new.name, ".record.swp", "record"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
 def test_modes_in_a_shared_directory(tmp_path: Path) -> None:
     """Its group may read and write what is no secret."""
