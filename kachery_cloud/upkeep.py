@@ -410,7 +410,7 @@ def repair(
     """
     if uris is not None:
         return Repaired(problems=ProblemTable(_load_again(text_list(uris, "uris"), providers, timeout)))
-    if len(providers) or timeout is not None:
+    if timeout is not None or check_peer_addresses(providers, "providers"):
         raise InvalidArgument("providers and timeout are for what is loaded again: name the URIs of that, too.")
     from kachery_cloud.local import close_repositories
     from kachery_p2p.pinning.outbox import OUTBOX_NAME

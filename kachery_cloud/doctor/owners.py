@@ -86,8 +86,8 @@ def _by_proc(host: str, port: int) -> Owner:
         if not folder.name.isdigit():
             continue
         try:
-            for entry in os.scandir(folder / "fd"):
-                link = os.readlink(entry.path)
+            for each in os.listdir(folder / "fd"):
+                link = os.readlink(folder / "fd" / each)
                 if link in found:
                     name = (folder / "comm").read_text(encoding="utf-8", errors="replace").strip()
                     return Owner(int(folder.name), name, _user(found[link]))

@@ -94,7 +94,8 @@ def check_json_style(separators: Any, indent: Any) -> None:
     Raises:
         InvalidArgument: it is to be written in another way.
     """
-    plain = isinstance(separators, (list, tuple)) and [str(each) for each in separators] == [",", ":"]
+    given = tuple(separators) if type(separators) in (list, tuple) else ()
+    plain = all(type(each) is str for each in given) and given == (",", ":")
     for name, value, same in (("separators", separators, plain), ("indent", indent, False)):
         if value is not None and not same:
             raise InvalidArgument(

@@ -93,8 +93,8 @@ def _beside(path: Path, data: bytes, secret: bool) -> Path:
 def _clear(path: Path) -> None:
     """Remove what processes left that were killed while they wrote the same file."""
     name = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{16}")
-    with suppress(OSError):
-        for entry in os.scandir(path.parent):
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
             if name.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _LEFT_OVER:
                 os.unlink(entry.path)
 

@@ -31,13 +31,15 @@ from kachery_p2p.errors import DiskFull, FileMissing, IsADirectory, NoPermission
 from kachery_p2p.oserrors import explain
 
 ROOT = str(Path(__file__).parents[3])
+#: What another package imports where it is installed; they have no errors of their own.
+PLUGINS = ("kachery_cloud.upaths",)
 
 
 def every_error() -> Iterator[type[KacheryError]]:
     """Every class of error in both packages."""
     for package in (kachery_p2p, kachery_cloud):
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-            if not module.name.endswith("__main__"):
+            if not module.name.endswith("__main__") and module.name not in PLUGINS:
                 importlib.import_module(module.name)
     waiting = [KacheryError]
     while waiting:
