@@ -35,7 +35,7 @@ from kachery_p2p.repo.placing import same_bytes
 from kachery_p2p.repo.removal_lock import REMOVAL_LOCK_NAME, RemovalLock
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.repo.storing import free_bytes
-from kachery_p2p.repo.wholefile import write_whole
+from kachery_p2p.repo.wholefile import clear_left, write_whole
 
 #: What belongs to the processes that use a directory, and not to what is in it.
 _NOT_COPIED = {NODE_LOCK_NAME, REMOVAL_LOCK_NAME, HOST_LOCK_NAME, "node.json", "node.sock"}
@@ -323,4 +323,5 @@ def _finish(directory: Path, target: Path, note: Path) -> None:
                 shutil.rmtree(old)
         with suppress(FileNotFoundError):
             os.unlink(note)
+        clear_left(note, older=0.0)  # of one that was killed
         sync_folder(note.parent)

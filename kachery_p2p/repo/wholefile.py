@@ -74,7 +74,7 @@ def write_new(path: Path, data: bytes, *, secret: bool = False) -> bool:
 
 def _beside(path: Path, data: bytes, secret: bool) -> Path:
     """A new synced file with `data`, next to `path`."""
-    _clear(path)
+    clear_left(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     fd = os.open(temporary, _FLAGS, private.PRIVATE_FILE) if secret else private.make_file(temporary)
     try:
@@ -90,12 +90,17 @@ def _beside(path: Path, data: bytes, secret: bool) -> Path:
     return temporary
 
 
-def _clear(path: Path) -> None:
-    """Remove what processes left that were killed while they wrote the same file."""
+def clear_left(path: Path, older: float = _LEFT_OVER) -> None:
+    """Remove what processes left that were killed while they wrote a file.
+
+    Args:
+        path: of that file.
+        older: seconds for which nobody has written to what goes; 0 for who knows that nobody does.
+    """
     name = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{16}")
     with suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
-            if name.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _LEFT_OVER:
+            if name.fullmatch(entry.name) and time.time() - entry.stat().st_mtime >= older:
                 os.unlink(entry.path)
 
 

@@ -310,7 +310,7 @@ INSTEAD = {
     "import_car": ("'ipfs://bafybeih...", "'ipfs:..."),
     "publish": ("'ipns://k51qzi5uqu5d...", "'ipns:..."),
     "resolve": ("'ipfs://bafybeih...", "'ipfs:..."),
-    "announce": ("{'copies': 20, 'seconds': 1.7}", "{'copies': ..., 'seconds': ...}"),
+    "announce": ("copies=20, seconds=1.7", "copies=..., seconds=..."),
     "join": ("ipfs://bafy...", "ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"),
     "repair": ("3", "1"),
     "share": ("=ip4:192.168.1.20:tcp:4001@bafybeih...", "=ip4:127.0.0.1:tcp:...@bafkrei..."),

@@ -200,7 +200,7 @@ def test_whereis_tells_who_has_it(lab: Lab, tmp_path: Path, data: Path) -> None:
     (found,) = [line for line in lines if line.get("peer") == alice.peer_id]
     assert found["has"]
     assert found["connected"]
-    assert "mdns" in found["found_by"]
+    assert {"mdns", "lan-dht"} & found["found_by"].keys()
     (tmp_path / "input" / "unheard").write_text("of")
     nowhere = station(lab.host("carol", lab.network("10.2.0.0/24")), tmp_path)
     unheard = nowhere.run("kachery-cloud-store", tmp_path / "input" / "unheard").stdout.strip()

@@ -106,7 +106,7 @@ def test_a_load_tells_how_many_peers_give(workstation: Callable[..., Workstation
 from kachery_cloud.node.connection import get_connection
 from kachery_p2p.node.messages import LoadRequest
 uri, addresses, seen = kcl.parse_uri(args[0]), args[1], []
-def progress(done, total, peers):
+def progress(done, total, peers, here):
     seen.append((done, total, peers))
 get_connection(kcl.load_config()).load(LoadRequest(uri.root, providers=tuple(addresses)), progress)
 say(seen)
