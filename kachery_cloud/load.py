@@ -346,8 +346,11 @@ def load_dir(
     def place() -> Changes:
         root = resolve_local(repo, request.uri)
         if check_tree_destination(target):
-            return sync_directory(repo, root, target, overwrite=overwrite, delete=delete, decoding=decoding)
+            changes = sync_directory(repo, root, target, overwrite=overwrite, delete=delete, decoding=decoding)
+            request.folder_asked_for(root)
+            return changes
         tree = place_directory(repo, root, target, decoding)
+        request.folder_asked_for(root)
         skipped = [(str(where), to) for where, to in tree.skipped]
         return Changes(len(tree.files) + len(tree.links), skipped=skipped)
 

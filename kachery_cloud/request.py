@@ -174,6 +174,13 @@ class Request:
             with contextlib.suppress(RepoError, DiskFull):
                 repo.inventory.loaded_alone(cid, Label(self.uri.name))
 
+    def folder_asked_for(self, root: CID) -> None:
+        """Note that a folder was asked for as a whole of which only parts were read before, and all is here by now."""
+        repo = repository(self.config)
+        if not repo.read_only and repo.inventory.parts.folders(bytes(root.to_v1())):
+            with contextlib.suppress(RepoError, DiskFull):
+                repo.keep_directory(root)
+
     def need_network(self, why: Exception) -> None:
         """Go on to the network, unless the caller wants only what is here. A damaged copy is put aside first."""
         if isinstance(why, DamagedFile):
