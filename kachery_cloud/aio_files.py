@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 Read = TypeVar("Read", bytes, str)
 
 
-class _Closing:
+class _Closing(ABC):
     """What is closed at the end of an `async with`."""
 
+    @abstractmethod
     async def close(self) -> None:
         """Let go of it. What was fetched stays in the data directory. Closing twice does nothing."""
-        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         return self

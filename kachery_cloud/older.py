@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,12 +174,7 @@ def delete_mutable_local(key: str) -> None:
         FileMissing: there is none under it.
         NoPermission: it cannot be removed.
     """
-    path = _mutable(key)
-    with explained("removing", path):
-        try:
-            os.unlink(path)
-        except (FileNotFoundError, NotADirectoryError):
-            raise FileMissing(f"There is no mutable {key!r} on this machine.") from None
+    _delete(key, os.unlink, f"There is no mutable {key!r} on this machine.")
 
 
 def delete_mutable_folder_local(key: str) -> None:
@@ -190,12 +185,16 @@ def delete_mutable_folder_local(key: str) -> None:
         FileMissing: there are none.
         NoPermission: they cannot be removed.
     """
+    _delete(key, shutil.rmtree, f"There are no mutables in {key!r} on this machine.")
+
+
+def _delete(key: str, delete: Callable[[Path], object], missing: str) -> None:
     path = _mutable(key)
     with explained("removing", path):
         try:
-            shutil.rmtree(path)
+            delete(path)
         except (FileNotFoundError, NotADirectoryError):
-            raise FileMissing(f"There are no mutables in {key!r} on this machine.") from None
+            raise FileMissing(missing) from None
 
 
 def _mutables() -> Path:

@@ -200,7 +200,10 @@ def test_whereis_tells_who_has_it(lab: Lab, tmp_path: Path, data: Path) -> None:
     (found,) = [line for line in lines if line.get("peer") == alice.peer_id]
     assert found["has"]
     assert found["connected"]
-    assert {"mdns", "lan-dht"} & found["found_by"].keys()
+    assert {"mdns", "lan-dht"} & found["found_by"].keys()  # with what had named it when it answered
+    rows = bob.call("say([dict(row) for row in kcl.whereis(args[0])])", uri)  # with all that names it
+    (found,) = [row for row in rows if row["peer"] == alice.peer_id]
+    assert "mdns" in found["found_by"]
     (tmp_path / "input" / "unheard").write_text("of")
     nowhere = station(lab.host("carol", lab.network("10.2.0.0/24")), tmp_path)
     unheard = nowhere.run("kachery-cloud-store", tmp_path / "input" / "unheard").stdout.strip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from kachery_cloud import audiences
 from kachery_cloud.commands.completing import _contents
 from kachery_cloud.commands.main import find_command
 from kachery_cloud.errors import ContentNotFound
-from kachery_cloud.local import close_repositories, repository
+from kachery_cloud.local import repository
 from kachery_cloud.node.connection import NodeConnection
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import parse_uri
@@ -23,19 +22,7 @@ from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo.offering import kept_names
 
-
-@pytest.fixture(autouse=True)
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path / "data"))
-    audiences._said.clear()
-    yield tmp_path / "data"
-    close_repositories()
-
-
-@pytest.fixture
-def hippocampus() -> str:
-    """The ID of a group that this machine owns."""
-    return kcl.create_group("hippocampus").id
+pytestmark = pytest.mark.usefixtures("data")
 
 
 def run(*line: object) -> Result:

@@ -24,18 +24,7 @@ from kachery_p2p.access.audience import NOBODY, PRIVATE, PUBLIC, Audience, group
 PEER = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 
 
-@pytest.fixture(autouse=True)
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path / "data"))
-    audiences._said.clear()
-    yield tmp_path / "data"
-    close_repositories()
-
-
-@pytest.fixture
-def hippocampus() -> str:
-    """The ID of a group that this machine owns."""
-    return kcl.create_group("hippocampus").id
+pytestmark = pytest.mark.usefixtures("data")
 
 
 def run(*line: object) -> Result:

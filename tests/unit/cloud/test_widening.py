@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
-from kachery_cloud import audiences, widening
+from kachery_cloud import widening
 from kachery_cloud.audiences import groups_here
 from kachery_cloud.commands.main import find_command
 from kachery_cloud.errors import NoPermission
-from kachery_cloud.local import close_repositories, repository
+from kachery_cloud.local import repository
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import parse_uri
 from kachery_p2p.access.audience import PUBLIC, Audience, group_audience
@@ -24,18 +24,7 @@ from kachery_p2p.access.audience import PUBLIC, Audience, group_audience
 SECRET = b"s" * 5000
 
 
-@pytest.fixture(autouse=True)
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path / "data"))
-    audiences._said.clear()
-    yield tmp_path / "data"
-    close_repositories()
-
-
-@pytest.fixture
-def hippocampus() -> str:
-    """The ID of a group that this machine owns."""
-    return kcl.create_group("hippocampus").id
+pytestmark = pytest.mark.usefixtures("data")
 
 
 @pytest.fixture
