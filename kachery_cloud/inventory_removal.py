@@ -1,9 +1,6 @@
 """Freeing the disk without fear: `remove` and `gc` take nothing away of which this machine may have the last copy.
 
-Another copy counts when it was seen and verified now: a peer that says that it has it, says the same of blocks chosen
-by chance, and gives some of them, whose hashes are right (`kachery_p2p.node.copies` has the figures); or a pinning
-service that gave a block back (`verified` in `pins`); or your own linked file, if it is as it was. `force` removes it
-all the same.
+What counts as another copy is decided in `kachery_cloud.other_copies`. `force` removes it all the same.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kachery_cloud.arguments import check_flags
-from kachery_cloud.audiences import audience_here, uri_groups
 from kachery_cloud.cancelling import Cancellation, result_of
 from kachery_cloud.encryption.plain import PlainCopies
 from kachery_cloud.encryption.records import EncryptedRoots
@@ -32,7 +28,8 @@ from kachery_cloud.errors import (
 )
 from kachery_cloud.inventory import PinnedAt, pins_by_cid
 from kachery_cloud.inventory_tables import Column, Table, html_of, size_text
-from kachery_cloud.local import BlockNotLocal, outbox, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, repository, resolve_local
+from kachery_cloud.other_copies import label_of, other_copy, uri_of
 from kachery_cloud.records import Shown
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import byte_count, parse_timeout
@@ -41,16 +38,12 @@ from kachery_cloud.uri import check_peer_addresses, format_uri, parse_listed, wi
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
-    from kachery_p2p.node.messages import Copies
     from kachery_p2p.node.room import RoomHooks
     from kachery_p2p.repo.inventory import KeptRoot
     from kachery_p2p.repo.repo import Repo
 
 #: Seconds to look for another copy of one thing: a lookup in the public DHT takes a few.
 COPY_TIMEOUT = 15.0
-#: Blocks that a peer is asked about, and those that it must give besides the root; see `kachery_p2p.node.copies`.
-ASKED_BLOCKS = 256
-GIVEN_BLOCKS = 8
 #: Things of which `gc` looks for other copies at once.
 AT_ONCE = 8
 #: Seconds after which what was seen of another copy is not believed any more.
@@ -197,7 +190,7 @@ def remove(
     root = repo.inventory.get(cid)
     if root is None:
         raise _not_listed(repo, uri, cid)
-    why = "forced" if force else _other_copy(config, repo, root, peers, seconds, parsed.groups)
+    why = "forced" if force else other_copy(config, repo, root, peers, seconds, parsed.groups)
     try:
         done = take_away(repo, root, why)
         shared = repo.only_beneath(cid)
@@ -378,7 +371,7 @@ def _collect(
 
     def look(root: KeptRoot) -> tuple[KacheryError | None, str, float]:
         try:
-            why = "forced" if force else wanted.run(_other_copy, config, repo, root, (), seconds)
+            why = "forced" if force else wanted.run(other_copy, config, repo, root, (), seconds)
             return None, why, time.monotonic()
         except KacheryError as error:
             return error, "", 0.0
@@ -398,11 +391,11 @@ def _collect(
                         if error is not None:
                             raise error
                         if not force and time.monotonic() > seen + FRESH_SECONDS:
-                            why = _other_copy(config, repo, root, (), seconds)
+                            why = other_copy(config, repo, root, (), seconds)
                         tried.append(root.cid)
                         done = take_away(repo, root, why, more=True)
                     except (LastCopy, RepoBusy) as problem:
-                        left.append(KeptBack(_uri_of(repo, root), _label(root), root.here, str(problem)))
+                        left.append(KeptBack(uri_of(repo, root), label_of(root), root.here, str(problem)))
                     else:
                         freed += done.freed
                         removed.append(done)
@@ -437,111 +430,16 @@ def _is_pinned(pins: Sequence[PinnedAt]) -> bool:
     return any(pin.state not in ("removing", "removed") for pin in pins)
 
 
-def _still_pinned(config: Config, cid: CID, service: str, seconds: float) -> bool:
-    """Whether a service that was seen to have a root says now that it still has it, and gives a block back.
-
-    Others may have deleted it there. If so, it is not pinned anew: whoever removes something does not ask for that.
-    """
-    from kachery_cloud.node.connection import get_connection
-    from kachery_p2p.node.messages import WaitPinnedRequest
-
-    box = outbox(config)
-    before = box.get(cid, service)
-    if before is None or before.verified is None or not box.doubt(cid, service, anew=False):
-        return False
-    get_connection(config).wait_pinned(WaitPinnedRequest(cid, True, (service,), seconds))
-    now = box.get(cid, service)
-    return now is not None and now.state == "verified" and now.verified != before.verified
-
-
-def _other_copy(
-    config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str], seconds: float, groups: Sequence[str] = ()
-) -> str:
-    """Why a root may go: who else has it.
-
-    Raises:
-        LastCopy: nobody is seen to have it.
-    """
-    from kachery_p2p.pinning.outbox import CLAIMED
-    from kachery_p2p.repo.kept_rows import LINKED, PINNED
-
-    lost = repo.removal.loses(root)
-    if not lost and not (root.directory and root.how & ~LINKED):
-        if root.linked:
-            return "linked: your file stays"
-        if repo.removal.stays(root):
-            return "nothing is lost: a folder still has it"
-        return "nothing is lost: no right copy of it was here"
-    if root.how & PINNED:
-        raise LastCopy(
-            f"{_label(root) or format_uri(str(root.cid))} is pinned here by users of this node's pinning service, so "
-            "it stays. They can delete their pins; kachery-cloud-node tokens list shows who has any. Remove it all the "
-            f"same with: kachery-cloud rm --force {format_uri(str(root.cid))}"
-        )
-    for pin in pins_by_cid(config).get(root.key, ()):
-        if pin.state in CLAIMED and _still_pinned(config, root.cid, pin.service, seconds):
-            return f"pinned at {pin.service}, and verified"
-    from kachery_cloud.node.connection import get_connection
-    from kachery_p2p.node.messages import CopiesRequest
-
-    blocks, proofs = repo.removal.sample(root, ASKED_BLOCKS, GIVEN_BLOCKS)
-    found = get_connection(config).copies(
-        CopiesRequest(root.cid, tuple(blocks), tuple(proofs), seconds, tuple(peers), tuple(groups), config.members_only)
-    )
-    if found.seen:
-        each = found.seen[0]
-        return f"{each.peer} has it: {each.blocks} blocks asked about, {each.given} given"
-    uri = _uri_of(repo, root)
-    shared = repo.layers.holder(root.cid)
-    beneath = (
-        ""
-        if shared is None
-        else f" The shared directory {shared} has it, or a part of it; that does not count, for its owner may remove "
-        "it at the same moment."
-    )
-    who = "somebody" if audience_here(repo, root.cid).everyone else "one of those for whom it is"
-    raise LastCopy(
-        f"{_label(root) or uri} may be the last copy, so it stays: {_nobody(found)}.{beneath} Have "
-        f"{who} load it and run kachery-cloud-node, or pin it (kachery-cloud-pins add), or remove it all the same "
-        f"with: kachery-cloud rm --force {uri}"
-    )
-
-
-def _nobody(found: Copies) -> str:
-    """Why none of those that were found is known to have all of something."""
-    if not found.asked:
-        return "no other machine was found"
-    silent = found.asked - len(found.partly) - found.lacking
-    kinds = (
-        (found.lacking, "lacks it", "lack it"),
-        (len(found.partly), "has only a part of it", "have only a part of it"),
-        (silent, "does not answer", "do not answer"),
-    )
-    if found.asked == 1:
-        return "the one machine that was found " + next(one for count, one, _ in kinds if count)
-    told = [f"{count:,} {one if count == 1 else several}" for count, one, several in kinds if count]
-    return f"of the {found.asked:,} machines that were found, {', '.join(told)}"
-
-
 def take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:
     """Remove a root, and what was decrypted of it; `why` it may go is for whoever asks."""
     files = [root.cid]
-    uri = _uri_of(repo, root)  # as long as it is known for whom it is
+    uri = uri_of(repo, root)  # as long as it is known for whom it is
     if root.directory and EncryptedRoots(repo).has(root.cid):
         files += repo.inventory.members(root.cid).files
     done = repo.removal.remove(root, more=more)
     EncryptedRoots(repo).forget(root.cid)
     plain = PlainCopies(repo).remove(files)
-    return RemovedItem(uri, _label(root), done.freed + done.packed + plain, done.shared, why)
-
-
-def _uri_of(repo: Repo, root: KeptRoot) -> str:
-    """By which it is loaded again."""
-    return format_uri(str(root.cid), groups=uri_groups(audience_here(repo, root.cid)))
-
-
-def _label(root: KeptRoot) -> str | None:
-    return root.labels[0].text if root.labels else None
+    return RemovedItem(uri, label_of(root), done.freed + done.packed + plain, done.shared, why)
 
 
 def _bytes(repo: Repo) -> int:
@@ -584,7 +482,7 @@ class DryRun:
             files += self._repo.inventory.members(root.cid).files
         freed, shared = self._foresight.remove(root)
         freed += sum(self.drop_plain(str(cid.to_v1())) for cid in files)
-        return RemovedItem(_uri_of(self._repo, root), _label(root), freed, shared, why)
+        return RemovedItem(uri_of(self._repo, root), label_of(root), freed, shared, why)
 
     def drop_plain(self, cid: str) -> int:
         """A plain copy goes; its bytes."""
